@@ -1,0 +1,1 @@
+"""Synthetic layered video, TFDS builders and the grain loader; never loads jax."""

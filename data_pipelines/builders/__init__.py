@@ -1,0 +1,1 @@
+"""TFDS builders; readable without TensorFlow through `tfds.builder_from_directory`."""

@@ -1,0 +1,306 @@
+"""Batches of flow and masks from a generated dataset, through grain.
+
+The batch of a step is a function of (dataset, settings, seed, step) alone: neither the number of
+workers nor an interruption changes it, and to resume a training is to read on from its step.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import flags
+from etils import epath
+
+from data_pipelines.transforms import Augmentation, Clip, augment, drop_unseen, resize_clip
+from oclr_jax.errors import UserError
+from oclr_jax.types import Batch
+
+# What the loader reads of an example for each kind of flow: (gap +1, gap -1).
+_FLOW_FIELDS = {
+    "estimated": ("estimated_forward_flow", "estimated_backward_flow"),
+    "exact": ("forward_flow", "backward_flow"),
+}
+_GAPS = (1, -1)  # the gaps that are stored, in the order of a clip's channels
+
+# Passes over the data that no training reaches. Without a number grain counts to the largest
+# integer there is, and batches of one clip overflow.
+_ENDLESS = 10**9
+
+# Batches that each worker, or this process without workers, keeps ready.
+_READY = 2
+
+
+def dataset_directory(data_dir: str | os.PathLike, config: str) -> epath.Path:
+    """The newest version of `oclr_syn/<config>` below a TFDS data directory.
+
+    Raises UserError where there is none.
+    """
+    folder = epath.Path(data_dir) / "oclr_syn" / config
+    versions = [path for path in folder.glob("*") if tfds.core.Version.is_valid(path.name)]
+    if not versions:
+        begun = " (one was begun and not finished)" if any(folder.glob("*.unfinished")) else ""
+        raise UserError(
+            f"There is no dataset oclr_syn/{config} in {data_dir}{begun}; make it with "
+            f"`python launch/generate.py --config {config} --data_dir {data_dir}`."
+        )
+    return max(versions, key=lambda path: tfds.core.Version(path.name))
+
+
+class Sequences:
+    """The stored sequences of a split by index, only what a clip needs decoded.
+
+    Sent to a worker process, it opens the files there anew.
+    """
+
+    def __init__(self, directory: str | os.PathLike, split: str, flow: str):
+        self.directory, self.split, self.flow = os.fspath(directory), split, flow
+
+    def __len__(self) -> int:
+        return len(self._opened[0])
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """forward, backward [t h w 2] float16; amodal [t h w k], segmentations [t h w 1] uint8."""
+        records, fields = self._opened
+        try:
+            example = fields.deserialize_example_np(records[index])
+        except Exception as error:  # checksums of the files and the decoders each raise their own
+            raise _broken(self.directory, f"sequence {index} of {self.split}") from error
+        forward, backward = _FLOW_FIELDS[self.flow]
+        return {
+            "forward": example[forward],
+            "backward": example[backward],
+            "amodal": example["amodal_segmentations"],
+            "segmentations": example["video"]["segmentations"],
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"directory": self.directory, "split": self.split, "flow": self.flow}
+
+    @cached_property
+    def _opened(self):
+        builder = tfds.builder_from_directory(self.directory)
+        records = builder.as_data_source(
+            self.split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+        forward, backward = _FLOW_FIELDS[self.flow]
+        known = builder.info.features
+        # A subset of the fields by hand, because `PartialDecoding` needs TensorFlow.
+        fields = tfds.features.FeaturesDict(
+            {
+                "video": {"segmentations": known["video"]["segmentations"]},
+                forward: known[forward],
+                backward: known[backward],
+                "amodal_segmentations": known["amodal_segmentations"],
+            }
+        )
+        return records, fields
+
+
+class Loader:
+    """Batches by step: `loader[step]`, or in a row from any step with `iterate`.
+
+    settings: the dataset's metadata: data_version, flow (the estimator's settings), seed, scene.
+    """
+
+    def __init__(self, dataset, settings: dict[str, Any], batches: int, workers: int):
+        self._dataset = dataset
+        self.settings = settings
+        self._batches = batches
+        self._workers = workers
+
+    def __len__(self) -> int:
+        """Batches in one pass over the split."""
+        return self._batches
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step."""
+        return self._dataset[step]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.iterate()
+
+    def iterate(self, start_step: int = 0) -> Iterator[Batch]:
+        """Yields the batches from a step on, made ahead of time; endless in training.
+
+        Batches are made by worker processes, or by a thread of this process where there are none;
+        `close()` ends them.
+        """
+        import grain
+
+        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_READY)
+        dataset = self._dataset[start_step:].to_iter_dataset(ahead)
+        if self._workers:
+            # grain's workers read absl's flags, which nobody parses outside of an absl app.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            dataset = dataset.mp_prefetch(
+                grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=_READY)
+            )
+        batches = iter(dataset)
+        try:
+            yield from batches
+        finally:
+            batches.close()
+
+
+def make_loader(
+    directory: str | os.PathLike,
+    split: str,
+    *,
+    frames: int,
+    batch_size: int,
+    height: int,
+    width: int,
+    train: bool,
+    seed: int = 0,
+    gaps: tuple[int, ...] = _GAPS,
+    flow: str = "estimated",
+    augmentation: Augmentation | None = None,
+    workers: int = 0,
+) -> Loader:
+    """Opens a split of a generated dataset as batches.
+
+    In training, sequences are shuffled anew in every epoch, clips start anywhere in their sequence
+    and are varied, and batches never end. Otherwise each sequence comes once, in its order, from
+    its first frame, as it is; the last batch may be smaller. Every clip shows an object.
+
+    Args:
+      directory: what `dataset_directory` gives.
+      split: "train", "validation", or a TFDS slice such as "train[:100]".
+      frames: length T of a clip.
+      batch_size: clips in a batch.
+      height, width: model grid; stored clips are brought to it.
+      train: see above.
+      seed: of shuffling and variation.
+      gaps: of the flow, in the order of the batch's channels; 1 and -1 are stored.
+      flow: "estimated" by the dataset's estimator, or "exact".
+      augmentation: how training clips are varied (None: the defaults).
+      workers: processes that make batches; 0 makes them in this process.
+
+    Returns:
+      The loader; its batches are `oclr_jax.types.Batch`.
+
+    Raises:
+      UserError: no such dataset or split, or it is broken, too short or too small.
+    """
+    # Not at the top: grain loads jax where it is installed, and rendering should not.
+    import grain
+
+    sequences, settings = _open(directory, split, flow)
+    stored = settings["scene"]["frames"]
+    if not 1 <= frames <= stored:
+        raise UserError(
+            f"Clips of {frames} frames cannot be cut from {directory}, whose sequences have "
+            f"{stored}; ask for 1 to {stored} frames."
+        )
+    if not set(gaps) <= set(_GAPS) or not gaps:
+        raise UserError(
+            f"The dataset {directory} holds flow at the gaps 1 and -1, not at all of "
+            f"{tuple(gaps)}; use those."
+        )
+    if train and len(sequences) < batch_size:
+        raise UserError(
+            f"The split {split} of {directory} has {len(sequences)} sequences, too few for batches "
+            f"of {batch_size}; use smaller batches."
+        )
+    dataset = grain.MapDataset.source(sequences).seed(seed)
+    if train:
+        make_clip = partial(
+            training_clip,
+            frames=frames,
+            grid=(height, width),
+            gaps=tuple(gaps),
+            augmentation=augmentation or Augmentation(),
+        )
+        dataset = dataset.shuffle().repeat(_ENDLESS).random_map(make_clip)
+        batches = len(sequences) // batch_size
+    else:
+        make_clip = partial(validation_clip, frames=frames, grid=(height, width), gaps=tuple(gaps))
+        dataset = dataset.map(make_clip)
+        batches = -(-len(sequences) // batch_size)
+    # Batched before the split among workers: only so is a batch the same for any number of them.
+    return Loader(dataset.batch(batch_size), settings, batches, workers)
+
+
+def _open(directory: str | os.PathLike, split: str, flow: str) -> tuple[Sequences, dict[str, Any]]:
+    if flow not in _FLOW_FIELDS:
+        raise UserError(f"There is no {flow} flow; choose one of {', '.join(_FLOW_FIELDS)}.")
+    try:
+        info = tfds.builder_from_directory(directory).info
+        names, settings = ", ".join(info.splits), dict(info.metadata)
+    except Exception as error:  # TFDS has one for each file that may be missing or broken
+        raise UserError(
+            f"{directory} is not a dataset that launch/generate.py made; name the folder with its "
+            "dataset_info.json."
+        ) from error
+    for part in info.splits.values():
+        files = [path for path in part.filepaths if path.exists()]
+        if sum(path.stat().length for path in files) != part.num_bytes:
+            raise _broken(directory, f"the files of {part.name}")
+    sequences = Sequences(directory, split, flow)
+    try:
+        count = len(sequences)
+    except ValueError as error:
+        raise UserError(
+            f"{directory} has no split {split}; choose one of {names}, or a part of it such as "
+            f"{names.split(',')[0]}[:10]."
+        ) from error
+    if not count:
+        raise UserError(f"The split {split} of {directory} is empty; choose another.")
+    return sequences, settings
+
+
+def _broken(directory: str | os.PathLike, what: str) -> UserError:
+    return UserError(f"{directory} is broken: {what} cannot be read; remove it and make it again.")
+
+
+def validation_clip(
+    stored: dict[str, np.ndarray], *, frames: int, grid: tuple[int, int], gaps: tuple[int, ...]
+) -> Clip:
+    """The beginning of a stored sequence as it is, on the grid (height, width)."""
+    clip = resize_clip(_cut(stored, slice(frames)), *grid)
+    return _select_gaps(drop_unseen(clip), gaps)
+
+
+def training_clip(
+    stored: dict[str, np.ndarray],
+    rng: np.random.Generator,
+    *,
+    frames: int,
+    grid: tuple[int, int],
+    gaps: tuple[int, ...],
+    augmentation: Augmentation,
+) -> Clip:
+    """A varied part of a stored sequence that shows an object, on the grid (height, width)."""
+    # Only where an object is visible in some frame of the clip is there something to learn.
+    seen = np.flatnonzero(stored["segmentations"].any(axis=(1, 2, 3)))
+    starts = np.arange(len(stored["segmentations"]) - frames + 1)
+    last_seen = np.searchsorted(seen, starts + frames)
+    usable = starts[last_seen > np.searchsorted(seen, starts)]
+    start = int(rng.choice(usable))
+    clip = resize_clip(_cut(stored, slice(start, start + frames)), *grid)
+    return _select_gaps(augment(clip, rng, augmentation), gaps)
+
+
+def _cut(stored: dict[str, np.ndarray], part: slice) -> Clip:
+    """Frames of a stored sequence as a clip on the stored grid."""
+    amodal = stored["amodal"][part]
+    layers = np.arange(1, amodal.shape[-1] + 1, dtype=np.uint8)
+    flow = np.concatenate(
+        [stored["forward"][part], stored["backward"][part]], axis=-1, dtype=np.float32
+    )
+    return Clip(
+        flow=flow,
+        amodal=amodal,
+        modal=(stored["segmentations"][part] == layers).astype(np.uint8),
+    )
+
+
+def _select_gaps(clip: Clip, gaps: tuple[int, ...]) -> Clip:
+    if gaps == _GAPS:
+        return clip
+    channels = [2 * _GAPS.index(gap) + axis for gap in gaps for axis in (0, 1)]
+    return Clip(flow=clip["flow"][..., channels], amodal=clip["amodal"], modal=clip["modal"])

@@ -1,0 +1,38 @@
+"""Measures speed: `python launch/benchmark.py infer`; see the file of each benchmark."""
+
+import argparse
+import sys
+from pathlib import Path
+
+# `launch` is run from a checkout, installed or not; processes that it spawns need it too.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from launch import (
+    benchmark_data,
+    benchmark_flow,
+    benchmark_infer,
+    benchmark_segment,
+    benchmark_train,
+)
+
+BENCHMARKS = {
+    "data": benchmark_data,
+    "flow": benchmark_flow,
+    "infer": benchmark_infer,
+    "segment": benchmark_segment,
+    "train": benchmark_train,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the benchmark that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="benchmark", required=True)
+    for name, benchmark in BENCHMARKS.items():
+        benchmark.add_arguments(commands.add_parser(name, help=benchmark.__doc__.splitlines()[0]))
+    options = parser.parse_args(arguments)
+    BENCHMARKS[options.benchmark].main(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Renders a synthetic dataset: `python launch/generate.py --config syn_small --data_dir data`.
+
+The same seed gives the same bytes, whatever the number of processes. An interrupted run goes on
+where it stopped when the same command is given again.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+# `launch` is run from a checkout, installed or not; the processes that it spawns need it too.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_pipelines.builders.generation import generate_dataset
+from data_pipelines.builders.oclr_syn import OclrSyn
+from oclr_jax.errors import UserError
+from oclr_jax.flow.estimator import DIS, DIS_PRESETS
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses the command line and renders; returns the exit status."""
+    configs = {config.name: config for config in OclrSyn.BUILDER_CONFIGS}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", choices=configs, required=True, help="what to render")
+    parser.add_argument("--data_dir", required=True, help="TFDS data directory to render into")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: all cores")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument(
+        "--preset",
+        choices=DIS_PRESETS,
+        default=DIS.preset,
+        help="of DIS flow (default: %(default)s)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    options = parser.parse_args(arguments)
+    config = configs[options.config]
+    # Flow is estimated at the resolution of the rendered frames.
+    estimator = DIS(config.scene.render_height, config.scene.render_width, options.preset)
+    try:
+        directory, rendered = generate_dataset(
+            config,
+            options.data_dir,
+            estimator,
+            seed=options.seed,
+            processes=options.processes,
+            quiet=options.quiet,
+        )
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "Interrupted; finished files are kept, and the same command goes on from there.",
+            file=sys.stderr,
+        )
+        return 130
+    print(f"{directory} {'is ready' if rendered else 'was there already; nothing to do'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Trains the flow model: `python launch/train.py --config configs/oclr_flow.py --workdir DIR`.
+
+Variants follow a colon, single fields a dot: `--config configs/oclr_flow.py:small
+--config.data.dir=DATA --config.steps=100`. The same command again goes on where it stopped.
+"""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+# `launch` is run from a checkout, installed or not; the loader's workers need it too.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from data_pipelines.loaders import dataset_directory, make_loader
+from oclr_jax.errors import UserError
+from oclr_jax.train.loop import Data, train
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:variant,variant")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the training writes")
+
+
+def open_data(config: ConfigDict) -> Data:
+    """Training and validation batches of the generated datasets that the configuration names."""
+    model = config.model
+    clips = {
+        "frames": model.frames,
+        "height": model.height,
+        "width": model.width,
+        "gaps": tuple(model.gaps),
+    }
+    training = make_loader(
+        dataset_directory(config.data.dir, config.data.train),
+        "train",
+        batch_size=config.batch_size,
+        seed=config.seed,
+        workers=config.data.workers,
+        train=True,
+        **clips,
+    )
+    validation = make_loader(
+        dataset_directory(config.data.dir, config.data.validation),
+        "validation",
+        batch_size=1,
+        train=False,
+        **clips,
+    )
+    return Data(
+        batches=training.iterate,
+        validation=validation.iterate,
+        version=training.settings["data_version"],
+        flow=training.settings["flow"],
+    )
+
+
+def keep_compiled_programs() -> None:
+    """Keeps them in the checkout for the next run, unless the environment names another place."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+
+
+def main(argv: list[str]) -> int:
+    config, workdir = CONFIG.value, WORKDIR.value
+    keep_compiled_programs()
+    command = shlex.join(["python", "launch/train.py", *sys.argv[1:]])
+    try:
+        if len(argv) > 1:
+            raise UserError(f"{argv[1]} is not an option; options begin with --.")
+        state = train(config, workdir, open_data(config), command=command)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"Interrupted at once; to go on from the last checkpoint: {command}", file=sys.stderr)
+        return 130
+    if int(state.step) < config.steps:
+        print(f"Stopped and saved at step {int(state.step)}; to go on: {command}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with a sentence and status 2 for a mistake in flags or configuration."""
+    try:
+        rest = flags.FLAGS(argv)
+        CONFIG.value.keys()  # a configuration file that could not be loaded raises only when used
+    except (flags.Error, ValueError, LookupError, AttributeError, TypeError, OSError) as error:
+        # The message stands last, under a traceback; a KeyError's text is the repr of its message.
+        text = str(error).replace(r"\n", "\n").strip("'")
+        print(f"{text.strip().splitlines()[-1].strip()} (see --help)", file=sys.stderr)
+        sys.exit(2)
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)
+    return rest
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main, flags_parser=parse_flags)

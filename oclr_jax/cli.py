@@ -1,0 +1,141 @@
+"""The command `oclr`: segment, evaluate, convert. Thin: what happens is in the library."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import oclr_jax
+from oclr_jax.errors import UserError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit status.
+
+    0 done, 2 bad input (one sentence on standard error), 130 stopped by Ctrl-C.
+    """
+    options = build_parser().parse_args(arguments)
+    _cache_compiled_programs()
+    try:
+        options.run(options)
+    except UserError as error:
+        print(f"oclr: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("oclr: stopped; nothing half-written was left.", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; argparse itself exits with status 2 where it does not fit."""
+    parser = argparse.ArgumentParser("oclr", description=oclr_jax.__doc__)
+    parser.add_argument("--version", action="version", version=f"oclr {oclr_jax.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_segment(commands)
+    _add_evaluate(commands)
+    _add_convert(commands)
+    return parser
+
+
+def _add_segment(commands) -> None:
+    about = "find, track and segment what moves in a video"
+    parser = commands.add_parser("segment", help=about, description=about)
+    parser.add_argument("input", metavar="INPUT", help="video file or folder of jpg or png frames")
+    parser.add_argument("output", metavar="OUTPUT", help="folder for masks, objects.json, overlay")
+    _add_model_options(parser)
+    parser.add_argument("--no-overlay", action="store_true", help="leave out overlay.mp4")
+    parser.add_argument("--overwrite", action="store_true", help="replace results in OUTPUT")
+    parser.set_defaults(run=_segment)
+
+
+def _add_evaluate(commands) -> None:
+    about = "measure J on a dataset, by protocol"
+    parser = commands.add_parser("evaluate", help=about, description=about)
+    parser.add_argument("--dataset", choices=("folder",), required=True, help="kind of dataset")
+    parser.add_argument(
+        "--data", metavar="DIR", required=True, help="JPEGImages and Annotations, as DAVIS has them"
+    )
+    parser.add_argument(
+        "--protocol",
+        metavar="NAMES",
+        default="paper,sequence-oracle,union",
+        help="which protocols, separated by commas (default: all, %(default)s)",
+    )
+    parser.add_argument("--output", metavar="DIR", help="keep metrics.json, masks and overlays")
+    _add_model_options(parser)
+    parser.set_defaults(run=_evaluate)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", metavar="NAME|FILE", help="default: those of the package")
+    parser.add_argument(
+        "--flow", metavar="dis|FOLDER", help="flow estimator or folder of .flo (default: weights')"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_convert(commands) -> None:
+    about = "bring a released PyTorch checkpoint of OCLR to a safetensors file"
+    parser = commands.add_parser("convert", help=about, description=about)
+    parser.add_argument("input", metavar="IN.pth", help="released checkpoint")
+    parser.add_argument("output", metavar="OUT.safetensors", help="file to write")
+    parser.set_defaults(run=_convert)
+
+
+def _segment(options: argparse.Namespace) -> None:
+    from oclr_jax.segment import segment_to_folder
+
+    record = segment_to_folder(
+        options.input,
+        options.output,
+        weights=options.weights,
+        flow=options.flow,
+        overlay=not options.no_overlay,
+        overwrite=options.overwrite,
+        quiet=options.quiet,
+    )
+    if not record["video"]["moves"]:
+        print(f"Nothing moves in {options.input}: the masks are empty.")
+    elif not options.quiet:
+        found, frames = len(record["objects"]), record["video"]["frames"]
+        print(f"Moving objects found: {found}, in {frames} frames; see {options.output}.")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from oclr_jax.evaluate import evaluate_folder, format_table
+
+    report = evaluate_folder(
+        options.data,
+        weights=options.weights,
+        flow=options.flow,
+        protocols=tuple(options.protocol.split(",")),
+        output=options.output,
+        quiet=options.quiet,
+    )
+    print(format_table(report))
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from oclr_jax.checkpoints.release import convert_release
+
+    info = convert_release(options.input, options.output)
+    print(f"{options.output}: {info.name}, {info.model.queries} layers")
+
+
+def _cache_compiled_programs() -> None:
+    """Keeps what jax compiles in the user's cache, so that the next run starts at once.
+
+    Through the environment, before jax is imported; settings of the user's own stay.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(caches, "oclr_jax", "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

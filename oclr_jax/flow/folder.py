@@ -1,0 +1,130 @@
+"""A folder of `.flo` files as the source of flow, in the layout of the published program."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from oclr_jax.errors import UserError
+from oclr_jax.flow.flo import read_flo, read_flo_size
+from oclr_jax.flow.gaps import neighbour
+
+
+def flow_path(folder: str | os.PathLike, gap: int, stem: str, sequence: str | None = None) -> Path:
+    """Where the flow of one frame lies: `Flows_gap<gap>/[<sequence>/]<stem>.flo`."""
+    return Path(folder) / f"Flows_gap{gap}" / (sequence or "") / f"{stem}.flo"
+
+
+class FlowFolder:
+    """Flow of one video from a folder, checked against the video's frames when it is opened.
+
+    Frames whose neighbour at a gap does not exist need no file and take the other gap's flow,
+    negated, as estimated flow does. Flow may have any size (the published RAFT flow is a little
+    wider than its frames); all files must share it.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        stems: Sequence[str],
+        gaps: Sequence[int] = (1, -1),
+        sequence: str | None = None,
+    ):
+        """Opens the flow of the frames `stems`, in their order.
+
+        `sequence` names the subfolder of a folder that holds several videos; where it is None or
+        has no such subfolder, the files lie in `Flows_gap<gap>` itself or in its only subfolder.
+        Raises UserError where files are missing, too many, unreadable or of different sizes.
+        """
+        self.folder = Path(folder)
+        self.stems = list(stems)
+        self.gaps = tuple(gaps)
+        if not self.folder.is_dir():
+            raise UserError(f"The flow folder {self.folder} does not exist; check the path.")
+        self._places = {gap: self._find(gap, sequence) for gap in self._gaps_needed()}
+        for gap in self._places:
+            self._check_names(gap)
+        self.height, self.width = self._common_size()
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    def __iter__(self) -> Iterator[Float32[np.ndarray, "H W c"]]:
+        """Yields each frame's flow, as `read` gives it."""
+        return (self.read(index) for index in range(len(self)))
+
+    def read(self, index: int, within: range | None = None) -> Float32[np.ndarray, "H W c"]:
+        """Flow of one frame at all gaps, channels (u, v) per gap, in pixels of the stored grid.
+
+        Only the frames `within` (a shot) count as its neighbours; None for all frames.
+        """
+        fields = []
+        for gap in self.gaps:
+            file_gap, sign = self._source(index, gap, within)
+            fields.append(sign * read_flo(self._file(file_gap, index)))
+        return np.concatenate(fields, axis=-1)
+
+    def _source(self, index: int, gap: int, within: range | None = None) -> tuple[int, int]:
+        clip = within or range(len(self.stems))
+        _, sign = neighbour(index - clip.start, gap, len(clip))
+        return sign * gap, sign
+
+    def _gaps_needed(self) -> list[int]:
+        frames = range(len(self.stems))
+        return sorted({self._source(index, gap)[0] for gap in self.gaps for index in frames})
+
+    def _file(self, gap: int, index: int) -> Path:
+        return self._places[gap] / f"{self.stems[index]}.flo"
+
+    def _files_needed(self) -> list[Path]:
+        frames = range(len(self.stems))
+        sources = {(self._source(index, gap)[0], index) for gap in self.gaps for index in frames}
+        return [self._file(gap, index) for gap, index in sorted(sources)]
+
+    def _find(self, gap: int, sequence: str | None) -> Path:
+        root = flow_path(self.folder, gap, "any").parent
+        if not root.is_dir():
+            raise UserError(
+                f"The flow folder {self.folder} has no {root.name}; it needs one folder "
+                "Flows_gap<gap> of .flo files for each gap."
+            )
+        if sequence is not None and (root / sequence).is_dir():
+            return root / sequence
+        if any(root.glob("*.flo")):
+            return root
+        subfolders = sorted(path for path in root.iterdir() if path.is_dir())
+        if len(subfolders) > 1:
+            raise UserError(
+                f"{root} holds the flow of {len(subfolders)} videos, none of them called "
+                f"{sequence!r}; name the subfolder as the video or give a folder of one video."
+            )
+        if subfolders and any(subfolders[0].glob("*.flo")):
+            return subfolders[0]
+        raise UserError(f"The flow folder {root} is empty; put one .flo file per frame there.")
+
+    def _check_names(self, gap: int) -> None:
+        present = {path.stem for path in self._places[gap].glob("*.flo")}
+        unknown = sorted(present - set(self.stems))
+        missing = [file for file in self._files_needed() if not file.is_file()]
+        missing = [file for file in missing if file.parent == self._places[gap]]
+        if not (unknown or missing):
+            return
+        example = f"{missing[0].name} is missing" if missing else f"no frame is called {unknown[0]}"
+        raise UserError(
+            f"The flow in {self._places[gap]} does not match the {len(self.stems)} frames: "
+            f"{example} ({len(missing)} files missing, {len(unknown)} too many)."
+        )
+
+    def _common_size(self) -> tuple[int, int]:
+        sizes: dict[tuple[int, int], Path] = {}
+        for file in self._files_needed():
+            sizes.setdefault(read_flo_size(file), file)
+        if len(sizes) > 1:
+            (one, one_file), (other, other_file) = list(sizes.items())[:2]
+            raise UserError(
+                f"The flow files differ in size: {one_file} is {one[0]}x{one[1]} and {other_file} "
+                f"is {other[0]}x{other[1]}; write them all at one size."
+            )
+        return next(iter(sizes))

@@ -1,0 +1,91 @@
+"""From amodal layers and their order to what is visible of each (main paper, section 4).
+
+A layer's pseudo-depth orders it: **lowest = front**. A modal mask is the part of an amodal mask
+that no layer in front of it covers.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+
+def hard_modal(
+    amodal: Bool[Array, "b t h w k"], order: Float[Array, "#b #t k"]
+) -> Bool[Array, "b t h w k"]:
+    """The visible part of every binary layer.
+
+    Args:
+      amodal: binary amodal masks.
+      order: pseudo-depth of every layer, lowest in front; one per clip (time axis 1) or per frame.
+        Of two layers with equal depth the first is in front.
+
+    Returns:
+      binary modal masks; at most one layer is set at a pixel.
+    """
+    layers = amodal.shape[-1]
+    index = jnp.arange(layers)
+    depth_j, depth_i = order[..., :, None], order[..., None, :]
+    tie = (depth_j == depth_i) & (index[:, None] < index[None, :])
+    j_hides_i = ((depth_j < depth_i) | tie)[:, :, None, None]  # b t 1 1 j i
+    hidden = [
+        jnp.any(jnp.stack([amodal[..., j] & j_hides_i[..., j, i] for j in range(layers)]), axis=0)
+        for i in range(layers)
+    ]
+    return amodal & ~jnp.stack(hidden, axis=-1)
+
+
+def soft_modal(
+    amodal: Float[Array, "b t h w k"], order: Float[Array, "#b #t k"]
+) -> Float[Array, "b t h w k"]:
+    """The expected visible part of every soft layer under a soft order.
+
+    Each of the K! orders has the product of sigmoid(depth of the back layer - depth of the front
+    layer) over its pairs as its weight, normalised over the orders (released program). Orders that
+    put the same set of layers in front of a layer show the same part of it, so their weights are
+    added first, as scalars: no array of K! masks is built.
+
+    Args:
+      amodal: amodal probabilities.
+      order: pseudo-depth of every layer, lowest in front; one per clip (time axis 1) or per frame.
+
+    Returns:
+      modal probabilities.
+    """
+    layers = amodal.shape[-1]
+    weight_in_front = _weights_of_front_sets(order)
+    uncovered = 1.0 - amodal
+    modal = []
+    for i in range(layers):
+        seen = jnp.zeros_like(amodal[..., i])
+        for front, weight in weight_in_front[i].items():
+            part = weight[:, :, None, None]
+            for j in front:
+                part = part * uncovered[..., j]
+            seen = seen + part
+        modal.append(amodal[..., i] * seen)
+    return jnp.stack(modal, axis=-1)
+
+
+def _weights_of_front_sets(
+    order: Float[Array, "b t k"],
+) -> list[dict[tuple[int, ...], Float[Array, "b t"]]]:
+    """For each layer: the probability that exactly these layers lie in front of it."""
+    layers = order.shape[-1]
+    permutations = list(itertools.permutations(range(layers)))  # each front to back
+    pairs = list(itertools.combinations(range(layers), 2))
+    if pairs:
+        front = np.array([[p[i] for i, _ in pairs] for p in permutations])
+        back = np.array([[p[j] for _, j in pairs] for p in permutations])
+        score = jax.nn.log_sigmoid(order[..., back] - order[..., front]).sum(axis=-1)
+        weights = jax.nn.softmax(score, axis=-1)
+    else:
+        weights = jnp.ones((*order.shape[:-1], 1), order.dtype)
+    sets: list[dict[tuple[int, ...], Array]] = [{} for _ in range(layers)]
+    for index, permutation in enumerate(permutations):
+        for place, layer in enumerate(permutation):
+            key = tuple(sorted(permutation[:place]))
+            sets[layer][key] = sets[layer].get(key, 0.0) + weights[..., index]
+    return sets

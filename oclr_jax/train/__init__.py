@@ -1,0 +1,1 @@
+"""Training: state, schedule, the compiled step, and the only loop."""

@@ -1,0 +1,94 @@
+"""What a training writes for people: scalars, image strips and curves."""
+
+import json
+import os
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from tensorboardX import SummaryWriter
+
+Row = dict[str, Any]
+
+
+class Journal:
+    """The rows of a workdir: `metrics.jsonl`, TensorBoard events in `tensorboard/`, `curves.png`.
+
+    A row is {"kind": "train" | "validation", "step": int, name: value, ...}. A training that
+    resumes at a step continues after it: rows of later steps, which will be written again, go.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, step: int):
+        self._folder = epath.Path(workdir)
+        self._file = self._folder / "metrics.jsonl"
+        self.rows = [row for row in read_rows(self._file) if row["step"] <= step]
+        text = "".join(json.dumps(row) + "\n" for row in self.rows)
+        self._file.write_text(text)
+        self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """Adds a row to the file and its values to TensorBoard."""
+        row = {"kind": kind, "step": step} | {k: float(v) for k, v in values.items()}
+        self.rows.append(row)
+        with self._file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", float(value), step)
+
+    def image(self, name: str, step: int, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Adds an image to TensorBoard."""
+        self._board.add_image(name, image, step, dataformats="HWC")
+        self._board.flush()
+
+    def best(self, name: str) -> float:
+        """The highest value so far of a validation score; -inf before the first."""
+        scores = [row[name] for row in self.rows if row["kind"] == "validation" and name in row]
+        return max(scores, default=float("-inf"))
+
+    def plot(self) -> None:
+        """Draws `curves.png` anew."""
+        with (self._folder / "curves.png").open("wb") as file:
+            plot_curves(self.rows, file)
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def read_rows(path: str | os.PathLike) -> list[Row]:
+    """The rows of a `metrics.jsonl`; a last line that was cut off by a crash is left out."""
+    path = epath.Path(path)
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def plot_curves(rows: list[Row], file: Any) -> None:
+    """Losses, validation scores and learning rate over the steps, as a PNG into `file`."""
+    panels = {
+        "loss": ["train/loss", "train/bce", "train/boundary", "train/order", "validation/loss"],
+        "score": ["validation/modal_j", "validation/amodal_j", "validation/order_accuracy"],
+        "learning rate": ["train/learning_rate"],
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(15, 4), layout="constrained")
+    for axis, (title, curves) in zip(axes, panels.items(), strict=True):
+        for curve in curves:
+            kind, name = curve.split("/")
+            points = [(r["step"], r[name]) for r in rows if r["kind"] == kind and name in r]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=curve, marker="." * (len(points) < 50))
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend()
+    figure.savefig(file, format="png", dpi=100)
+    plt.close(figure)

@@ -1,0 +1,328 @@
+"""The training loop: the only one."""
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax import linen as nn
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from oclr_jax.checkpoints.train_state import TrainStates
+from oclr_jax.checkpoints.weights import WeightsInfo, load_weights, save_weights
+from oclr_jax.errors import UserError
+from oclr_jax.models.oclr import OCLR, OCLRConfig, param_count
+from oclr_jax.ops.losses import LossWeights
+from oclr_jax.train.journal import Journal
+from oclr_jax.train.schedule import OptimizerConfig, learning_rate, make_optimizer
+from oclr_jax.train.state import TrainState, init_params, init_state
+from oclr_jax.train.step import make_eval_step, make_train_step, means
+from oclr_jax.train.strips import image_strip
+from oclr_jax.types import Batch
+
+# Card of the weights that a training started from, in its workdir.
+ORIGIN = "started_from.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What the loop trains on, and what the exported weights record of it.
+
+    batches: from a step on, the batches of that step and of all later ones: the position in the
+      data is the step, so that a resumed training sees what the uninterrupted one does.
+    validation: one pass over the validation clips, a clip per batch.
+    version: of the training data.
+    flow: settings of the estimator whose flow the data holds.
+    """
+
+    batches: Callable[[int], Iterable[Batch]]
+    validation: Callable[[], Iterable[Batch]]
+    version: str
+    flow: dict[str, Any]
+
+
+def model_config(config: ConfigDict) -> OCLRConfig:
+    """The model of a training configuration, "auto" precision resolved for this machine."""
+    values = config.model.to_dict()
+    if values["compute_dtype"] == "auto":
+        values["compute_dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return OCLRConfig(**values)
+
+
+def train(
+    config: ConfigDict, workdir: str | os.PathLike, data: Data, *, command: str = ""
+) -> TrainState:
+    """Trains, from the newest state in `workdir` if there is one.
+
+    Writes into `workdir`: `checkpoints/`, `config.json`, `metrics.jsonl`, `tensorboard/`,
+    `curves.png`, and after each evaluation `weights.safetensors`, with `weights_best.safetensors`
+    of the best modal J so far; `started_from.json` where the training starts from other weights.
+
+    Args:
+      config: as configs/oclr_flow.py makes it.
+      data: training and validation batches.
+      command: how this training was started, for the card of the weights.
+
+    Returns:
+      the last state; its step is below `config.steps` where an interrupt ended the training early.
+
+    Raises:
+      UserError: the loss is not finite, or the state in `workdir` does not fit the configuration.
+    """
+    workdir = epath.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    model = OCLR(model_config(config))
+    weights = LossWeights(**config.loss)
+    optimizer_config = OptimizerConfig(**config.optimizer)
+    optimizer = make_optimizer(optimizer_config, config.steps)
+    states = TrainStates(workdir / "checkpoints", config.keep_checkpoints)
+    state = _first_state(config, model, optimizer, states, workdir / ORIGIN)
+    step = make_train_step(model, weights, optimizer, seed=config.seed, ema_decay=config.ema_decay)
+    run = _Run(
+        config=config,
+        workdir=workdir,
+        data=data,
+        command=command,
+        model=model,
+        states=states,
+        journal=Journal(workdir, int(state.step)),
+        rate=learning_rate(optimizer_config, config.steps),
+        train_step=jax.jit(step, donate_argnums=0),
+        eval_step=jax.jit(make_eval_step(model, weights)),
+    )
+    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
+    try:
+        return run.to_the_end(state)
+    finally:
+        run.journal.close()
+        states.close()
+
+
+def _first_state(
+    config: ConfigDict,
+    model: nn.Module,
+    optimizer: Any,
+    states: TrainStates,
+    origin: epath.Path,
+):
+    """The newest saved state, or that before the first step.
+
+    The card of weights that a training starts from is kept in the file `origin`.
+    """
+    latest = states.latest_step()
+    if latest is None and config.init_weights:
+        params, info = load_weights(config.init_weights)
+        _check_warm_start(info.model, model.config, config.init_weights)
+        params = jax.tree.map(jax.numpy.asarray, params)
+        origin.write_text(json.dumps({"weights": info.name, **info.card}, indent=2))
+    else:
+        params = init_params(model, config.seed)
+    # Placed as a restored state is, so that a resumed training runs the program compiled before.
+    state = jax.device_put(init_state(params, optimizer, config.ema_decay > 0), jax.devices()[0])
+    return state if latest is None else states.restore(latest, state)
+
+
+def _check_warm_start(theirs: OCLRConfig, ours: OCLRConfig, path: str) -> None:
+    """Raises UserError where weights of one model cannot start a training of another."""
+    shapes = ("queries", "channels", "encoder_layers", "decoder_layers", "feedforward", "gaps")
+    for name in (*shapes, "heads"):
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        if mine != other:
+            raise UserError(
+                f"{path} cannot start this training: its {name} is {other}, the configuration's "
+                f"{mine}; choose other weights, or set model.{name} to match."
+            )
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets; a second Ctrl-C interrupts at once, as usual."""
+    stop = threading.Event()
+
+    def on_signal(*_):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        print("\nStopping after this step; Ctrl-C again stops at once.", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@dataclasses.dataclass
+class _Run:
+    """A training under way: what `train` put together."""
+
+    config: ConfigDict
+    workdir: epath.Path
+    data: Data
+    command: str
+    model: nn.Module
+    states: TrainStates
+    journal: Journal
+    rate: Callable
+    train_step: Callable
+    eval_step: Callable
+
+    def to_the_end(self, state: TrainState) -> TrainState:
+        """Steps until `config.steps` or Ctrl-C; the last state is saved and, at the end, scored."""
+        config, start = self.config, int(state.step)
+        tqdm.write(
+            f"{config.name}: {param_count(state.params):,} parameters on {jax.default_backend()}, "
+            f"step {start} of {config.steps}"
+        )
+        bar = tqdm(total=config.steps, initial=start, unit="step", disable=not sys.stderr.isatty())
+        with _interrupts() as stop, bar:
+            window = _Window(start)
+            batches = iter(self.data.batches(start))
+            batch = window.next_batch(batches) if start < config.steps else None
+            for step in range(start + 1, config.steps + 1):
+                state, metrics = self.train_step(state, batch)
+                # The device works while the next batch is fetched and sent.
+                batch = window.next_batch(batches) if step < config.steps else None
+                window.add(step, metrics)
+                bar.update()
+                last = step == config.steps or stop.is_set()
+                if last or step % config.log_every == 0:
+                    values = window.close() | {"learning_rate": float(self.rate(step - 1))}
+                    self.journal.write("train", step, values)
+                    bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+                # The last evaluation comes before the last save: with the state of the last step on
+                # disk, all that a training leaves is there.
+                if step % config.evaluate_every == 0 or step == config.steps:
+                    window.check()
+                    with window.paused():
+                        self.evaluate(step, state)
+                if last or step % config.checkpoint_every == 0:
+                    window.check()
+                    self.states.save(step, state)
+                # Not `stop`: Ctrl-C may have come since, and this step was not saved.
+                if last:
+                    break
+            close = getattr(batches, "close", None)
+            if close:
+                close()
+        return state
+
+    def evaluate(self, step: int, state: TrainState) -> None:
+        """Scores the validation clips, and writes strip, curves and weights."""
+        limit = self.config.validation_clips or None
+        params, sums, began = state.best_params, {}, time.monotonic()
+        for index, batch in enumerate(itertools.islice(self.data.validation(), limit)):
+            clip_sums, masks = self.eval_step(params, batch)
+            for name, value in clip_sums.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+            if index == 0:
+                strip = image_strip(batch, jax.tree.map(np.asarray, masks))
+                self.journal.image("validation/clip", step, strip)
+        if not sums:
+            raise UserError("The validation set is empty: generate one, or choose another.")
+        scores = means(sums)
+        best = self.journal.best("modal_j")
+        scores["seconds"] = time.monotonic() - began
+        self.journal.write("validation", step, scores)
+        self.journal.plot()
+        self.export("weights.safetensors", step, params, scores)
+        if scores.get("modal_j", -math.inf) > best:
+            self.export("weights_best.safetensors", step, params, scores)
+        text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        tqdm.write(f"step {step}: {text}")
+
+    def export(self, filename: str, step: int, params: Any, scores: dict[str, float]) -> None:
+        """Writes self-describing weights; precision and memory switches of training stay here."""
+        model = dataclasses.replace(self.model.config, compute_dtype="float32", remat=False)
+        card = {
+            "steps": step,
+            "seed": self.config.seed,
+            "command": self.command,
+            "validation": scores,
+            "config": json.loads(self.config.to_json_best_effort()),
+        }
+        if (self.workdir / ORIGIN).exists():
+            card["started_from"] = json.loads((self.workdir / ORIGIN).read_text())
+        info = WeightsInfo(
+            model=model,
+            flow=self.data.flow,
+            data_version=self.data.version,
+            name=self.config.name,
+            card=card,
+        )
+        params = jax.tree.map(np.asarray, params)
+        save_weights(Path(self.workdir / filename), params, info, dtype=self.config.export_dtype)
+
+
+class _Window:
+    """The steps since the last log: their metrics, their time, and the wait for data.
+
+    Metrics stay on the device until they are needed, one step late, so that the device never waits
+    for the host.
+    """
+
+    def __init__(self, step: int):
+        self._step, self._unchecked, self._metrics, self._wait = step, None, [], 0.0
+        self._began = time.monotonic()
+
+    def next_batch(self, batches: Iterator[Batch]) -> Batch:
+        """Takes the next batch and starts sending it to the device."""
+        began = time.monotonic()
+        try:
+            batch = next(batches)
+        except StopIteration:
+            raise UserError("The training data ended before the training did.") from None
+        self._wait += time.monotonic() - began
+        return jax.device_put(dict(batch))
+
+    def add(self, step: int, metrics: dict) -> None:
+        """Notes a step that was started, and looks at the one before."""
+        self.check()
+        self._step, self._unchecked = step, metrics
+        self._metrics.append(metrics)
+
+    def check(self) -> None:
+        """Raises UserError if the newest step noted has a loss or a gradient that is not finite."""
+        if self._unchecked is None:
+            return
+        values = {name: float(self._unchecked[name]) for name in ("loss", "grad_norm")}
+        if not all(map(math.isfinite, values.values())):
+            raise UserError(
+                f"Training stopped at step {self._step}: the loss is {values['loss']} and the "
+                f"gradient's norm {values['grad_norm']}; go on from the last checkpoint with a "
+                "lower learning rate, or look at that step's data."
+            )
+        self._unchecked = None
+
+    def close(self) -> dict[str, float]:
+        """Means of the metrics and rates since the last log; begins a new window."""
+        self.check()
+        count = len(self._metrics)
+        values = {n: float(np.mean([m[n] for m in self._metrics])) for n in self._metrics[0]}
+        seconds = time.monotonic() - self._began
+        values |= {"steps_per_s": count / seconds, "data_wait": self._wait / seconds}
+        self._metrics, self._began, self._wait = [], time.monotonic(), 0.0
+        return values
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is left out of the rates."""
+        began = time.monotonic()
+        yield
+        self._began += time.monotonic() - began

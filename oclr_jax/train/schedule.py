@@ -1,0 +1,51 @@
+"""Learning rate over the steps, and the optimizer (supplement, section A.3)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam with a linear warm-up and a decay; the default is the paper's."""
+
+    learning_rate: float = 5e-5  # after the warm-up
+    warmup_steps: int = 40_000  # linear; the first step already moves
+    decay: Literal["halving", "cosine"] = "halving"
+    halve_every: int = 80_000  # steps between halvings, counted from step 0
+    max_halvings: int = 9  # then the rate stays
+    final_fraction: float = 0.01  # of the rate, at the end of the cosine
+    clip_value: float = 5.0  # bound on every component of the gradient
+
+
+def learning_rate(
+    config: OptimizerConfig, steps: int
+) -> Callable[[Int[Array, ""] | int], Float[Array, ""]]:
+    """The rate at a step, counted from 0, of a training of `steps` steps.
+
+    The warm-up multiplies the decay, and reaches the full rate at step `warmup_steps - 1`. (The
+    released program runs its first two steps at the full rate, a slip that is not copied.)
+    """
+
+    def rate(step):
+        step = jnp.asarray(step, jnp.float32)
+        warmup = jnp.minimum((step + 1) / max(config.warmup_steps, 1), 1.0)
+        if config.decay == "halving":
+            halvings = jnp.floor(step / config.halve_every)
+            decay = 0.5 ** jnp.minimum(halvings, config.max_halvings)
+        else:
+            after = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
+            wave = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(after, 0.0, 1.0)))
+            decay = config.final_fraction + (1 - config.final_fraction) * wave
+        return config.learning_rate * warmup * decay
+
+    return rate
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Gradients clipped by value, then Adam at the scheduled rate."""
+    return optax.chain(optax.clip(config.clip_value), optax.adam(learning_rate(config, steps)))

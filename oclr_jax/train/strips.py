@@ -1,0 +1,41 @@
+"""A picture of a validation clip: what is moving, what is true, what is predicted."""
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from oclr_jax.types import Batch
+from oclr_jax.video.flow_color import flow_to_rgb
+from oclr_jax.video.palette import DAVIS_PALETTE
+
+# Columns of a strip: so many frames, evenly spaced over the clip.
+FRAMES = 6
+GAP = 2  # white pixels between pictures
+
+
+def image_strip(batch: Batch, masks: dict[str, np.ndarray]) -> UInt8[np.ndarray, "H W 3"]:
+    """The first clip of a batch as a grid of pictures.
+
+    Rows: flow of the first gap; modal masks, true and predicted; amodal masks, true and predicted.
+    Layers that overlap mix their colours; predicted layers are in the model's order.
+
+    Args:
+      batch: the ground truth.
+      masks: predicted binary `modal` and `amodal` masks, each `b t h w k`.
+    """
+    count = batch["flow"].shape[1]
+    frames = np.unique(np.linspace(0, count - 1, min(FRAMES, count)).round().astype(int))
+    rows = [[flow_to_rgb(frame[..., :2]) for frame in np.asarray(batch["flow"][0])[frames]]]
+    for name in ("modal", "amodal"):
+        rows.append(_layers(np.asarray(batch[name][0])[frames] > 0))
+        rows.append(_layers(np.asarray(masks[name][0])[frames] > 0))
+    pad = ((0, GAP), (0, GAP), (0, 0))
+    return np.vstack(
+        [np.hstack([np.pad(p, pad, constant_values=255) for p in row]) for row in rows]
+    )
+
+
+def _layers(masks: Bool[np.ndarray, "t h w k"]) -> UInt8[np.ndarray, "t h w 3"]:
+    """Mean palette colour of the layers at each pixel, black where there is none."""
+    colors = DAVIS_PALETTE[1 : 1 + masks.shape[-1]].astype(np.float32)
+    count = masks.sum(axis=-1, keepdims=True)
+    return (masks.astype(np.float32) @ colors / np.maximum(count, 1)).astype(np.uint8)

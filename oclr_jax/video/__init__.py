@@ -1,0 +1,1 @@
+"""Video: frames in; masks, overlays and contact sheets out."""

@@ -1,0 +1,32 @@
+"""What tests share: CPU, a compilation cache, shapes checked at call time, the data folder."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Through the environment, before jax is imported, so that commands which tests start inherit it.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+# A suite that was started in the background ignores Ctrl-C, and so would the commands whose
+# answer to it is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# From here on every annotated function of the project checks its shapes and dtypes when called.
+install_import_hook(["oclr_jax", "data_pipelines"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of real videos and large reference vectors beside the checkout."""
+    path = ROOT.parent / "shared"
+    if not path.is_dir():
+        pytest.skip("needs the folder of reference data beside the checkout, which is not here")
+    return path

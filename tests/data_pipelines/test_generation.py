@@ -1,0 +1,131 @@
+"""Parallel generation: the same bytes always, nothing half-written, nothing done twice."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.builders.generation import generate_dataset
+from data_pipelines.builders.oclr_syn import OclrSyn
+from oclr_jax.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, str(ROOT / "launch" / "generate.py"), "--quiet"]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+@pytest.fixture
+def copied(tiny_directory, tmp_path) -> Path:
+    """A copy of the tiny dataset that a test may damage; its data directory is `tmp_path`."""
+    copy = tmp_path.joinpath(*tiny_directory.parts[-3:])
+    shutil.copytree(tiny_directory, copy)
+    return copy
+
+
+def test_number_of_processes_changes_no_byte(tiny_directory, tiny_config, tiny_estimator, tmp_path):
+    one, _ = generate_dataset(tiny_config, tmp_path, tiny_estimator, processes=1, quiet=True)
+    assert contents(one) == contents(tiny_directory)
+
+
+def test_tfds_own_preparation_gives_the_same_bytes(tiny_directory, tiny_estimator, tmp_path):
+    builder = OclrSyn(data_dir=tmp_path, config="tiny", estimator=tiny_estimator)
+    builder.download_and_prepare()
+    assert contents(Path(builder.data_dir)) == contents(tiny_directory)
+
+
+def test_unfinished_dataset_is_finished_not_redone(copied, tiny_config, tiny_estimator, tmp_path):
+    wanted = contents(copied)
+    unfinished = copied.rename(copied.with_name(copied.name + ".unfinished"))
+    (unfinished / "dataset_info.json").unlink()
+    lost, *kept = sorted(unfinished.glob("*.array_record-*"))
+    lost.unlink()
+    (unfinished / ".half-written").write_bytes(b"of a process that was killed")
+    for path in kept:
+        os.utime(path, (1, 1))
+    directory, rendered = generate_dataset(tiny_config, tmp_path, tiny_estimator, quiet=True)
+    assert rendered
+    assert contents(directory) == wanted
+    assert all((directory / path.name).stat().st_mtime == 1 for path in kept)
+    assert not unfinished.exists()
+
+
+def test_finished_dataset_is_left_alone(copied, tiny_config, tiny_estimator, tmp_path):
+    directory, rendered = generate_dataset(tiny_config, tmp_path, tiny_estimator, quiet=True)
+    assert (directory, rendered) == (copied, False)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_are_refused(copied, tiny_config, tiny_estimator, tmp_path, finished):
+    if not finished:
+        copied.rename(copied.with_name(copied.name + ".unfinished"))
+    with pytest.raises(UserError, match="another seed; remove it"):
+        generate_dataset(tiny_config, tmp_path, tiny_estimator, seed=1, quiet=True)
+
+
+def test_bad_numbers_are_refused(tiny_config, tiny_estimator, tmp_path):
+    with pytest.raises(UserError, match="0 processes"):
+        generate_dataset(tiny_config, tmp_path, tiny_estimator, processes=0)
+    with pytest.raises(UserError, match="seed cannot be negative"):
+        generate_dataset(tiny_config, tmp_path, tiny_estimator, seed=-1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_remote_folders_are_refused(tiny_config, tiny_estimator, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="to a local disk"):
+        generate_dataset(tiny_config, "gs://bucket/data", tiny_estimator)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_that_cannot_be_made_is_told(tiny_config, tiny_estimator, tmp_path):
+    blocker = tmp_path / "oclr_syn"
+    blocker.write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="choose another"):
+        generate_dataset(tiny_config, tmp_path, tiny_estimator, quiet=True)
+    assert blocker.is_file()
+
+
+def test_command_tells_where_the_dataset_is(copied, tmp_path):
+    command = [*COMMAND, "--config", "tiny", "--data_dir", str(tmp_path)]
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert out.stdout == f"{copied} was there already; nothing to do\n"
+    out = subprocess.run([*command, "--seed", "1"], capture_output=True, text=True)
+    assert out.returncode == 2
+    assert "another seed" in out.stderr and "Traceback" not in out.stderr
+
+
+def test_full_disk_is_told(tmp_path):
+    # A limit on the size of a file fails as a full disk does, and needs no disk of its own. Set by
+    # the shell (in units of 512 bytes), because jax warns where Python forks.
+    command = [*COMMAND, "--config", "tiny", "--data_dir", str(tmp_path), "--processes", "1"]
+    limited = ["sh", "-c", 'ulimit -f 200; exec "$@"', "sh", *command]
+    out = subprocess.run(limited, capture_output=True, text=True)
+    assert out.returncode == 2
+    assert "File too large" in out.stderr and "Traceback" not in out.stderr
+    (unfinished,) = tmp_path.glob("oclr_syn/tiny/*")
+    assert [path.name for path in unfinished.iterdir()] == ["metadata.json"]
+
+
+def test_interrupt_leaves_nothing_that_looks_finished(tmp_path):
+    command = [*COMMAND, "--config", "syn_val", "--data_dir", str(tmp_path), "--processes", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # The temporary file appears when the rendering process has begun.
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob(".oclr_syn-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in errors and "Traceback" not in errors
+    (unfinished,) = tmp_path.glob("oclr_syn/syn_val/*")
+    assert unfinished.suffix == ".unfinished"
+    assert [path.name for path in unfinished.iterdir()] == ["metadata.json"]

@@ -1,0 +1,90 @@
+"""The training command: it stops on Ctrl-C, goes on, and answers mistakes with a sentence."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.builders.generation import generate_dataset
+from data_pipelines.builders.oclr_syn import OclrSyn
+from oclr_jax.flow.estimator import DIS
+from oclr_jax.train.journal import read_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 600  # seconds; far more than it takes
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    tiny = next(config for config in OclrSyn.BUILDER_CONFIGS if config.name == "tiny")
+    generate_dataset(tiny, folder, DIS(height=64, width=96), quiet=True)
+    return folder
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "launch/train.py", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_ctrl_c_saves_and_the_command_goes_on(tmp_path, data_dir):
+    workdir = tmp_path / "with a space"
+    options = [
+        "--config=configs/oclr_flow.py:tiny",
+        f"--workdir={workdir}",
+        f"--config.data.dir={data_dir}",
+        "--config.model.channels=(4, 8)",
+        "--config.log_every=1",
+        "--config.evaluate_every=1000000",
+    ]
+    training = start(*options, "--config.steps=1000000")
+    deadline = time.monotonic() + PATIENCE
+    while not read_rows(workdir / "metrics.jsonl") and time.monotonic() < deadline:
+        assert training.poll() is None, training.communicate()
+        time.sleep(0.1)
+    os.kill(training.pid, signal.SIGINT)
+    _, errors = training.communicate(timeout=PATIENCE)
+    assert training.returncode == 130
+    step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert f"Stopped and saved at step {step}; to go on: python launch/train.py" in errors
+    assert f"'--workdir={workdir}'" in errors
+    assert read_rows(workdir / "metrics.jsonl")[-1]["step"] == step
+    assert not (workdir / "weights.safetensors").exists()
+
+    training = start(*options, f"--config.steps={step + 2}")
+    output, errors = training.communicate(timeout=PATIENCE)
+    assert training.returncode == 0, errors
+    assert f"step {step} of {step + 2}" in output
+    rows = read_rows(workdir / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, step + 3))
+    assert (workdir / "weights.safetensors").exists()
+    assert "step/s" not in errors  # no terminal, no progress bar
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--config=configs/oclr_flow.py:tony"], "unknown variant 'tony'"),
+        (["--config=configs/none.py"], "No such file"),
+        (["--config=configs/oclr_flow.py:tiny", "--config.stepz=3"], "stepz"),
+        (["--config=configs/oclr_flow.py:tiny", "--config.data.dir=none"], "make it with"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(tmp_path, options, sentence):
+    workdir = tmp_path / "workdir"
+    training = start(*options, f"--workdir={workdir}")
+    output, errors = training.communicate(timeout=PATIENCE)
+    assert training.returncode == 2
+    assert sentence in errors
+    assert len(errors.splitlines()) == 1
+    assert output == ""
+    assert not workdir.exists()

@@ -1,0 +1,91 @@
+"""Pieces of the transformer and the U-Net against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from oclr_jax.models.positions import coordinate_grid
+from oclr_jax.models.transformer import MultiHeadAttention, Norm, attend, dropout_mask
+from oclr_jax.models.unet import Upsample, instance_norm, max_pool
+
+
+def rand(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(len(shape)).normal(size=shape), jnp.float32)
+
+
+def test_one_frame_attends_to_a_plain_mean():
+    query, key, value = rand(1, 6, 4), rand(1, 6, 4), rand(2, 6, 4)[:1]
+    out = attend(query, key, value, None, 1.0, frames=1)
+    np.testing.assert_allclose(out, np.broadcast_to(value.mean(1), out.shape[1:])[None], atol=1e-6)
+
+
+def test_tokens_of_the_own_frame_are_hidden():
+    query, key, value = rand(1, 6, 4), rand(1, 6, 4), rand(2, 6, 4)[:1]
+    out = attend(query, key, value, None, 1.0, frames=3)
+    other = value.at[:, 2:4].add(100.0)  # the second of three frames of two tokens
+    moved = np.abs(attend(query, key, other, None, 1.0, frames=3) - out).max(axis=(0, 2))
+    assert (moved[2:4] == 0).all()
+    assert (moved[[0, 1, 4, 5]] > 1).all()
+
+
+def test_attention_is_that_of_its_definition():
+    tokens, memory = rand(2, 5, 8), rand(2, 7, 8)
+    module = MultiHeadAttention(heads=2, dropout=0.0, dtype=np.dtype("float32"))
+    variables = module.init(jax.random.key(0), tokens, memory)
+    p = {
+        k: (np.asarray(v["kernel"]), np.asarray(v["bias"])) for k, v in variables["params"].items()
+    }
+    q, k, v = (
+        (x @ p[name][0] + p[name][1]).reshape(*x.shape[:2], 2, 4)
+        for name, x in (("query", tokens), ("key", memory), ("value", memory))
+    )
+    scores = np.exp(np.einsum("bnhd,bmhd->bhnm", q, k) / 2.0)
+    weights = scores / scores.sum(-1, keepdims=True)
+    expected = np.einsum("bhnm,bmhd->bnhd", weights, v).reshape(2, 5, 8)
+    expected = expected @ p["output"][0] + p["output"][1]
+    np.testing.assert_allclose(module.apply(variables, tokens, memory), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [64, 65])
+def test_dropout_mask_has_the_rate_and_no_pattern(columns):
+    mask = np.asarray(dropout_mask(jax.random.key(0), 0.1, (2, 200, columns)))
+    assert mask.shape == (2, 200, columns)
+    assert abs(mask.mean() - 0.1) < 0.01
+    # Both halves of each random word decide: they must not decide the same.
+    left, right = mask[..., : columns // 2], mask[..., -(columns // 2) :]
+    assert abs((left & right).mean() - 0.01) < 0.005
+
+
+def test_norm_uses_the_unbiased_deviation_plus_epsilon():
+    x = 1e-4 * rand(3, 4)
+    variables = Norm().init(jax.random.key(0), x)
+    centred = x - x.mean(-1, keepdims=True)
+    expected = centred / (x.std(-1, ddof=1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(Norm().apply(variables, x), expected, atol=1e-5)
+
+
+def test_instance_norm_has_float32_statistics_and_keeps_the_type():
+    x = 300.0 + rand(2, 8, 8, 3)
+    expected = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
+    np.testing.assert_allclose(instance_norm(x), expected, atol=1e-3)
+    assert instance_norm(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_pooling_and_upsampling_work_on_2x2_blocks():
+    x = rand(1, 4, 6, 2)
+    pooled = max_pool(x)
+    assert pooled[0, 1, 2, 0] == x[0, 2:4, 4:6, 0].max()
+    module = Upsample(3, np.dtype("float32"))
+    variables = module.init(jax.random.key(0), x)
+    kernel = np.asarray(variables["params"]["kernel"])
+    out = module.apply(variables, x)
+    assert out.shape == (1, 8, 12, 3)
+    np.testing.assert_allclose(out[0, 5, 6], x[0, 2, 3] @ kernel[:, 1, 0], atol=1e-5)
+
+
+def test_coordinates_run_from_minus_one_to_one_in_the_order_of_the_axes():
+    grid = coordinate_grid((2, 3, 1))
+    assert grid.shape == (2, 3, 1, 3)
+    np.testing.assert_array_equal(grid[1, 2, 0], [1, 1, -1])
+    np.testing.assert_array_equal(grid[0, 1, 0], [-1, 0, -1])

@@ -1,0 +1,52 @@
+"""Composition by order: hard against painting, soft against the sum over all orders."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from oclr_jax.ops import layering
+
+
+def painted(amodal, order):
+    """Paints the layers over each other from the back; what remains of each."""
+    layers = amodal.shape[-1]
+    canvas = np.full(amodal.shape[:-1], -1)
+    for layer in sorted(range(layers), key=lambda i: (-order[i], -i)):
+        canvas[amodal[..., layer]] = layer
+    return canvas[..., None] == np.arange(layers)
+
+
+@pytest.mark.parametrize("order", [[0.5, -1.0, 2.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+def test_hard_modal_is_what_painting_leaves(order):
+    amodal = np.random.default_rng(0).random((1, 2, 6, 7, 4)) > 0.5
+    ours = layering.hard_modal(jnp.asarray(amodal), jnp.array([[order]]))
+    np.testing.assert_array_equal(ours, painted(amodal, order))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+def test_soft_modal_is_the_sum_over_all_orders(layers):
+    rng = np.random.default_rng(layers)
+    amodal, order = rng.random((2, 3, 4, 5, layers)), rng.normal(size=(2, 3, layers))
+    expected, norm = np.zeros_like(amodal), np.zeros((2, 3, 1, 1, 1))
+    for front_to_back in itertools.permutations(range(layers)):
+        weight = np.ones((2, 3))
+        for i, j in itertools.combinations(front_to_back, 2):
+            weight /= 1 + np.exp(order[..., i] - order[..., j])
+        seen = np.ones((2, 3, 4, 5))
+        for layer in front_to_back:
+            visible = amodal[..., layer] * seen
+            expected[..., layer] += weight[:, :, None, None] * visible
+            seen = seen * (1 - amodal[..., layer])
+        norm += weight[:, :, None, None, None]
+    ours = layering.soft_modal(jnp.asarray(amodal, jnp.float32), jnp.asarray(order, jnp.float32))
+    np.testing.assert_allclose(ours, expected / norm, rtol=1e-5)
+
+
+def test_a_sure_order_makes_the_soft_composition_hard():
+    amodal = np.random.default_rng(1).random((1, 1, 5, 5, 3)) > 0.4
+    order = jnp.array([[[100.0, -100.0, 0.0]]])
+    soft = layering.soft_modal(jnp.asarray(amodal, jnp.float32), order)
+    hard = layering.hard_modal(jnp.asarray(amodal), order)
+    np.testing.assert_allclose(soft, hard, atol=1e-6)

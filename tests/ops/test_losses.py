@@ -1,0 +1,148 @@
+"""Losses against float64 references written from the paper, and at the edges of their input."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from oclr_jax.ops import losses
+
+SHAPE = (2, 3, 20, 24, 3)
+
+
+@pytest.fixture
+def case():
+    """Overlapping rectangles front to back, an empty last layer in the second clip."""
+    rng = np.random.default_rng(0)
+    amodal = np.zeros(SHAPE, np.uint8)
+    for clip, t, layer in itertools.product(range(2), range(3), range(3)):
+        if (clip, layer) != (1, 2):
+            top, left = 2 + 3 * layer + t, 3 + 4 * layer
+            amodal[clip, t, top : top + 8, left : left + 9, layer] = 1
+    modal = amodal.copy()
+    modal[..., 1] &= 1 - amodal[..., 0]
+    modal[..., 2] &= 1 - (amodal[..., 0] | amodal[..., 1])
+    logits = rng.normal(0, 2, SHAPE).astype(np.float32)
+    order = rng.normal(size=(2, 3)).astype(np.float32)
+    return jnp.asarray(logits), jnp.asarray(order), jnp.asarray(amodal), jnp.asarray(modal)
+
+
+def entropy64(logits, targets):
+    probability = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+    return -np.log(np.where(np.asarray(targets) > 0, probability, 1 - probability))
+
+
+def band64(masks):
+    """Through scipy: the sparse element, background outside for one, foreground for the other."""
+    element = np.zeros((7, 7), bool)
+    element[::3, ::3] = True
+    band = np.zeros(masks.shape, bool)
+    for clip, t, layer in np.ndindex(*masks.shape[:2], masks.shape[-1]):
+        mask = np.asarray(masks[clip, t, :, :, layer]) > 0
+        dilated = ndimage.binary_dilation(mask, element, border_value=0)
+        eroded = ndimage.binary_erosion(mask, element, border_value=1)
+        band[clip, t, :, :, layer] = dilated & ~eroded
+    return band
+
+
+def test_amodal_and_boundary_against_float64(case):
+    logits, _, amodal, _ = case
+    entropy, band = entropy64(logits, amodal), band64(amodal)
+    np.testing.assert_array_equal(losses.boundary_band(amodal), band)
+    np.testing.assert_allclose(losses.amodal_loss(logits, amodal), entropy.mean(), rtol=1e-6)
+    expected = (entropy * band).sum() / band.sum()
+    np.testing.assert_allclose(losses.boundary_loss(logits, amodal), expected, rtol=1e-6)
+
+
+def test_order_against_float64(case):
+    _, order, amodal, _ = case
+    terms = []
+    for clip, (i, j) in itertools.product(range(2), itertools.combinations(range(3), 2)):
+        overlap = np.any(np.asarray(amodal[clip, ..., i] & amodal[clip, ..., j]))
+        gap = float(order[clip, j]) - float(order[clip, i])
+        terms.append(np.log1p(np.exp(-gap)) if overlap else 0.0)
+    np.testing.assert_allclose(losses.order_loss(order, amodal), np.mean(terms), rtol=1e-6)
+
+
+def test_order_gradient_brings_the_front_layer_down(case):
+    _, order, amodal, _ = case
+    grad = jax.grad(losses.order_loss)(order, amodal)
+    assert np.all(grad[:, 0] > 0)  # descent lowers the depth of the layer in front
+    assert grad[1, 2] == 0  # the empty layer meets nobody
+
+
+def test_layers_that_never_overlap_have_no_order():
+    amodal = jnp.zeros((1, 2, 8, 8, 2), jnp.uint8)
+    amodal = amodal.at[..., :4, 0].set(1).at[..., 4:, 1].set(1)
+    assert losses.order_loss(jnp.array([[3.0, -3.0]]), amodal) == 0
+
+
+def test_the_total_is_the_weighted_sum_after_the_best_matching(case):
+    logits, order, amodal, modal = case
+    weights = losses.LossWeights(boundary=0.2, order=0.05, modal=0.1)
+    total, terms = losses.layered_loss(logits, order, amodal, modal, weights)
+    expected = {"bce": 0.0, "order": 0.0}
+    band, entropy = 0.0, 0.0
+    for clip in range(2):
+        candidates = []
+        for match in map(list, itertools.permutations(range(3))):
+            candidates.append((entropy64(logits[clip][..., match], amodal[clip]).mean(), match))
+        _, match = min(candidates)
+        pixels = entropy64(logits[clip][..., match], amodal[clip])
+        edge = band64(amodal[clip : clip + 1])[0]
+        expected["bce"] += pixels.mean() / 2
+        entropy, band = entropy + (pixels * edge).sum(), band + edge.sum()
+        one = losses.order_loss(order[clip : clip + 1, np.array(match)], amodal[clip : clip + 1])
+        expected["order"] += float(one) / 2
+    expected["boundary"] = entropy / band
+    for name, value in expected.items():
+        np.testing.assert_allclose(terms[name], value, rtol=1e-5)
+    summed = terms["bce"] + 0.2 * terms["boundary"] + 0.05 * terms["order"] + 0.1 * terms["modal"]
+    np.testing.assert_allclose(total, summed, rtol=1e-6)
+
+
+def test_the_total_does_not_depend_on_the_order_of_predictions(case):
+    logits, order, amodal, modal = case
+    weights = losses.LossWeights(modal=0.1)
+    total, _ = losses.layered_loss(logits, order, amodal, modal, weights)
+    for permutation in map(np.array, itertools.permutations(range(3))):
+        again, _ = losses.layered_loss(
+            logits[..., permutation], order[:, permutation], amodal, modal, weights
+        )
+        np.testing.assert_allclose(again, total, rtol=1e-5)
+
+
+def test_the_modal_term_is_left_out_by_default(case):
+    _, terms = losses.layered_loss(*case, losses.LossWeights())
+    assert set(terms) == {"bce", "boundary", "order"}
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e3, 1e30])
+def test_values_and_gradients_stay_finite(case, scale):
+    logits, order, amodal, modal = case
+    weights = losses.LossWeights(modal=0.1)
+
+    def total(logits, order):
+        return losses.layered_loss(logits, order, amodal, modal, weights)[0]
+
+    value, grads = jax.value_and_grad(total, argnums=(0, 1))(logits * scale, order * scale)
+    assert np.isfinite(value)
+    assert all(np.isfinite(grad).all() for grad in grads)
+
+
+def test_empty_ground_truth_gives_the_plain_entropy(case):
+    logits, order, amodal, modal = case
+    total, terms = losses.layered_loss(logits, order, amodal * 0, modal * 0, losses.LossWeights())
+    assert terms["boundary"] == 0
+    assert terms["order"] == 0
+    np.testing.assert_allclose(total, entropy64(logits, np.zeros(SHAPE)).mean(), rtol=1e-6)
+
+
+def test_an_output_that_is_not_finite_shows_in_the_loss(case):
+    logits, order, amodal, modal = case
+    broken = logits.at[0, 0, 0, 0, 0].set(jnp.nan)
+    total, _ = losses.layered_loss(broken, order, amodal, modal, losses.LossWeights())
+    assert not np.isfinite(total)

@@ -1,0 +1,281 @@
+"""The command line: exit statuses, one sentence for every bad input, nothing half-written."""
+
+import errno
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+import oclr_jax
+from oclr_jax import cli, segment
+from oclr_jax.checkpoints.parameters import unflatten
+from oclr_jax.checkpoints.weights import expected_shapes, save_weights
+from oclr_jax.flow import write_flo
+from oclr_jax.video.writer import video_writer
+from tests.clips import CONFIG, INFO, moving_clip, texture, write_frames
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """Weights that fit the package's model and know nothing."""
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    rng = np.random.default_rng(0)
+    shapes = expected_shapes(CONFIG)
+    params = {name: 0.1 * rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    save_weights(path, unflatten(params), INFO, dtype="float32")
+    return path
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return write_frames(tmp_path / "clip", moving_clip(4))
+
+
+def everything(folder) -> dict[str, bytes | None]:
+    """Every path below a folder, with the content of files."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def refused(capsys, tmp_path, *arguments) -> str:
+    """Runs a command that must be refused, and returns its one sentence."""
+    before = everything(tmp_path)
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    assert everything(tmp_path) == before
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("oclr: ") and error.endswith(".\n") and error.count("\n") == 1
+    return error
+
+
+# Inputs that cannot be segmented: how to make one in a folder, and what is said of it.
+def missing(folder):
+    return folder / "nothing.mp4"
+
+
+def no_video(folder):
+    (folder / "text.mp4").write_text("this is no video")
+    return folder / "text.mp4"
+
+
+def empty_file(folder):
+    (folder / "empty.mp4").touch()
+    return folder / "empty.mp4"
+
+
+def cut_short(folder):
+    path = folder / "cut.mp4"
+    with video_writer(path, 24, 64, 96) as add_frame:
+        for frame in moving_clip(8):
+            add_frame(frame)
+    path.write_bytes(path.read_bytes()[:2000])
+    return path
+
+
+def no_images(folder):
+    (folder / "in").mkdir()
+    (folder / "in" / "notes.txt").write_text("no image")
+    return folder / "in"
+
+
+def mixed_sizes(folder):
+    write_frames(folder / "in", moving_clip(3))
+    cv2.imwrite(str(folder / "in" / "9.png"), texture(0, 64, 90))
+    return folder / "in"
+
+
+def broken_image(folder):
+    write_frames(folder / "in", moving_clip(4))
+    path = folder / "in" / "2.png"
+    path.write_bytes(path.read_bytes()[:-3000])
+    return folder / "in"
+
+
+def no_image_inside(folder):
+    write_frames(folder / "in", moving_clip(4))
+    (folder / "in" / "3.png").write_text("no image")
+    return folder / "in"
+
+
+def single_frame(folder):
+    return write_frames(folder / "in", moving_clip(1))
+
+
+def tiny_frames(folder):
+    return write_frames(folder / "in", moving_clip(3, height=15, width=40))
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (missing, "does not exist"),
+        (no_video, "as a video"),
+        (empty_file, "as a video"),
+        (cut_short, "cut.mp4"),
+        (no_images, "no jpg or png images"),
+        (mixed_sizes, "differ in size"),
+        (broken_image, "2.png is broken"),
+        (no_image_inside, "3.png is broken"),
+        (single_frame, "single frame"),
+        (tiny_frames, "at least 16"),
+    ],
+)
+def test_bad_input(capsys, tmp_path, weights, make, says):
+    (tmp_path / "source").mkdir()
+    bad = make(tmp_path / "source")
+    error = refused(capsys, tmp_path, "segment", bad, tmp_path / "out", "--weights", weights)
+    assert says in error
+
+
+def flow_that_fits(folder, size=(32, 48)):
+    for gap, numbers in ((1, range(3)), (-1, range(1, 4))):
+        for number in numbers:
+            flow = np.ones((*size, 2), np.float32)
+            write_flo(folder / f"Flows_gap{gap}" / f"{number}.flo", flow)
+    return folder
+
+
+def empty_flow(folder):
+    folder.mkdir()
+
+
+def missing_flow(folder):
+    (flow_that_fits(folder) / "Flows_gap1" / "1.flo").unlink()
+
+
+def other_stems(folder):
+    file = flow_that_fits(folder) / "Flows_gap-1" / "3.flo"
+    file.rename(file.with_name("30.flo"))
+
+
+def broken_flow(folder):
+    file = flow_that_fits(folder) / "Flows_gap1" / "1.flo"
+    file.write_bytes(file.read_bytes()[:-8])
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (empty_flow, "Flows_gap"),
+        (missing_flow, "does not match"),
+        (other_stems, "does not match"),
+        (broken_flow, "damaged"),
+    ],
+)
+def test_a_bad_flow_folder(capsys, tmp_path, clip, weights, make, says):
+    make(tmp_path / "flow")
+    arguments = ("--weights", weights, "--flow", tmp_path / "flow")
+    assert says in refused(capsys, tmp_path, "segment", clip, tmp_path / "out", *arguments)
+
+
+def test_an_unknown_estimator(capsys, tmp_path, clip, weights):
+    arguments = ("segment", clip, tmp_path / "out", "--weights", weights, "--flow", "magic")
+    assert "no flow estimator and no flow folder 'magic'" in refused(capsys, tmp_path, *arguments)
+
+
+def test_bad_weights(capsys, tmp_path, clip, weights):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(weights.read_bytes()[:1000])
+    for bad, says in (("no-such-name", "no weights"), (broken, "not a readable safetensors")):
+        arguments = ("segment", clip, tmp_path / "out", "--weights", bad)
+        assert says in refused(capsys, tmp_path, *arguments)
+
+
+def test_an_output_in_use(capsys, tmp_path, clip, weights):
+    (tmp_path / "file").write_text("mine")
+    arguments = ("--weights", weights)
+    assert "is a file" in refused(capsys, tmp_path, "segment", clip, tmp_path / "file", *arguments)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "objects.json").write_text("{}")
+    error = refused(capsys, tmp_path, "segment", clip, tmp_path / "out", *arguments)
+    assert "already has results" in error and "--overwrite" in error
+
+
+@pytest.mark.parametrize("writer", ["write_png", "write_ids", "video_writer", "json"])
+def test_a_full_disk(capsys, tmp_path, clip, weights, monkeypatch, writer):
+    def full(*_args, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(segment, "find_tracks", one_track)
+    if writer == "json":
+        monkeypatch.setattr(segment.json, "dumps", full)
+    else:
+        monkeypatch.setattr(segment, writer, full)
+    error = refused(capsys, tmp_path, "segment", clip, tmp_path / "out", "--weights", weights)
+    assert "disk is full" in error and str(tmp_path / "out") in error
+
+
+def one_track(_segmenter, flows):
+    from oclr_jax.tracking import WindowLayers, link_windows
+
+    count = len(list(flows))
+    probability = np.full((count, 32, 48, 1), 0.9, np.float32)
+    return link_windows([WindowLayers(0, 0, probability, np.zeros(1))]), True
+
+
+@pytest.mark.parametrize("stage", ["find_tracks", "_write_frame"])
+def test_ctrl_c_leaves_nothing(capsys, tmp_path, clip, weights, monkeypatch, stage):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segment, "find_tracks", one_track)
+    monkeypatch.setattr(segment, stage, interrupted)
+    before = everything(tmp_path)
+    command = ["segment", str(clip), str(tmp_path / "new" / "out"), "--weights", str(weights)]
+    assert cli.main(command) == 130
+    assert everything(tmp_path) == before
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_whole_path_with_real_weights(capsys, tmp_path, clip, weights):
+    command = ["segment", str(clip), str(tmp_path / "out"), "--weights", str(weights)]
+    assert cli.main(command) == 0
+    out, error = capsys.readouterr()
+    assert out.startswith("Moving objects found: ") and out.count("\n") == 1
+    assert error == "", "no progress bar where standard error is no terminal"
+    record = json.loads((tmp_path / "out" / "objects.json").read_text())
+    assert record["settings"]["weights"] == INFO.name
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 4
+    assert cli.main([*command, "--overwrite", "--quiet", "--no-overlay", "--flow", "dis"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_still_video_says_so(capsys, tmp_path, weights):
+    clip = write_frames(tmp_path / "still clip", np.stack([texture(0, 64, 96)] * 4))
+    assert cli.main(["segment", str(clip), str(tmp_path / "out"), "--weights", str(weights)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Nothing moves in ") and out.count("\n") == 1
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 4
+
+
+def test_convert_refuses_what_is_no_checkpoint(capsys, tmp_path):
+    (tmp_path / "a.pth").write_text("no checkpoint")
+    refused(capsys, tmp_path, "convert", tmp_path / "a.pth", tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("command", [[], ["paint"], ["segment"], ["evaluate", "--data", "x"]])
+def test_a_command_that_does_not_exist_or_fit(command):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(command)
+    assert stopped.value.code == 2
+
+
+def test_compiled_programs_are_kept_in_the_cache_of_the_user(monkeypatch, capsys):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cli.main(["segment", "missing", "out"]) == 2
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == os.path.join("/caches", "oclr_jax", "jax")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "chosen")
+    assert cli.main(["segment", "missing", "out"]) == 2
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "chosen"
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"oclr {oclr_jax.__version__}\n"

@@ -1,0 +1,102 @@
+"""The pure step: what it computes, and that it is compiled once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from oclr_jax.models.oclr import OCLR, OCLRConfig, OCLROutput
+from oclr_jax.ops.losses import LossWeights
+from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
+from oclr_jax.train.state import init_params, init_state
+from oclr_jax.train.step import make_eval_step, make_train_step, means
+from tests.train.squares import squares
+
+CONFIG = OCLRConfig(
+    channels=(4, 8), heads=2, feedforward=8, encoder_layers=1, decoder_layers=1, dropout=0.5
+)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    model = OCLR(CONFIG)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, warmup_steps=0), 100)
+    step = make_train_step(model, LossWeights(), optimizer, seed=0, ema_decay=0.5)
+    return model, optimizer, jax.jit(step)
+
+
+def fresh(parts, seed=0):
+    return init_state(init_params(parts[0], seed), parts[1], ema=True)
+
+
+def batch(index=0):
+    return squares(index, 2, 3, 16, 16)
+
+
+def test_every_parameter_moves_and_one_program_serves_all_steps(parts):
+    state = before = fresh(parts)
+    for index in range(3):
+        state, metrics = parts[2](state, batch(index))
+    assert int(state.step) == 3
+    assert set(metrics) == {"loss", "bce", "boundary", "order", "grad_norm"}
+    still = jax.tree.map(lambda a, b: bool((a == b).all()), before.params, state.params)
+    # A ranking feels differences alone, so the last bias of the order head has no gradient.
+    assert still["order2"].pop("bias")
+    assert not any(jax.tree.leaves(still))
+    assert parts[2]._cache_size() == 1
+
+
+def test_the_dropout_key_is_a_function_of_the_step(parts):
+    state = fresh(parts)
+    loss = [
+        float(parts[2](s, batch())[1]["loss"])
+        for s in (state, state, state.replace(step=1 + state.step))
+    ]
+    assert loss[0] == loss[1] != loss[2]
+
+
+def test_the_average_follows_the_parameters(parts):
+    state = fresh(parts)
+    after, _ = parts[2](state, batch())
+    # The first step has decay 1 / 10, below the configured one.
+    expected = jax.tree.map(lambda a, p: 0.1 * a + 0.9 * p, state.average, after.params)
+    for ours, theirs in zip(jax.tree.leaves(after.average), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+    assert after.best_params is after.average
+
+
+def test_parameters_depend_on_the_seed_alone(parts):
+    first, again, other = (init_params(parts[0], seed) for seed in (3, 3, 4))
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), first, again)
+    assert all(jax.tree.leaves(same))
+    assert (first["query"] != other["query"]).any()
+
+
+def test_scores_count_frames_and_pairs(parts):
+    evaluate = jax.jit(make_eval_step(parts[0], LossWeights()))
+    truth = squares(0, 1, 3, 32, 48)
+    sums, masks = evaluate(init_params(parts[0], 0), truth)
+    assert masks["modal"].shape == truth["modal"].shape
+    shown = truth["amodal"].any(axis=(2, 3, 4)).sum()
+    assert sums["amodal_j_count"] == shown
+    assert sums["order_accuracy_count"] == 1  # of three pairs, the third layer being empty
+    scores = means({name: float(value) for name, value in sums.items()})
+    assert 0 <= scores["modal_j"] <= 1
+    assert "order_accuracy" not in means({"order_accuracy_sum": 0.0, "order_accuracy_count": 0.0})
+
+
+def test_a_perfect_prediction_scores_one():
+    class Oracle(nn.Module):
+        """Says the ground truth, in another order of the layers."""
+
+        truth: np.ndarray
+
+        def __call__(self, flow):
+            logits = jnp.asarray(self.truth[..., ::-1], jnp.float32) * 20 - 10
+            return OCLROutput(logits, jnp.array([[5.0, 1.0, -2.0]]))
+
+    truth = squares(3, 1, 4, 16, 24)
+    evaluate = jax.jit(make_eval_step(Oracle(truth["amodal"]), LossWeights()))
+    scores = means({n: float(v) for n, v in evaluate({}, truth)[0].items()})
+    assert scores["modal_j"] == scores["amodal_j"] == scores["order_accuracy"] == 1
