@@ -71,13 +71,8 @@ class OclrSyn(tfds.core.ShardBasedBuilder):
         ),
         OclrSynConfig(
             name="syn_small",
-            description="What the weights in the package learned from first.",
-            splits={"train": 1536, "validation": 96},
-        ),
-        OclrSynConfig(
-            name="syn_fine",
-            description="What the weights in the package were finished on.",
-            splits={"train": 336, "validation": 48},
+            description="What the weights in the package were trained on.",
+            splits={"train": 528, "validation": 48},
         ),
         OclrSynConfig(
             name="syn_val",

@@ -9,6 +9,9 @@ conv_kernel = dense_kernel
 transposed_kernel = nn.initializers.variance_scaling(
     1.0 / 3.0, "fan_in", "uniform", in_axis=(1, 2, 3), out_axis=0
 )
+# A layer covers about a tenth of the pixels. From this bias a training need not spend its first
+# thousand steps, and its largest gradients, on learning that.
+RARE = -2.0
 # Uniform Glorot over the packed query, key and value projection, which has 4c fans for each c x c
 # part: half of the variance of Glorot over one part.
 attention_kernel = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")

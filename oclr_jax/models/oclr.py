@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -99,7 +100,8 @@ class OCLR(nn.Module):
     """The OCLR flow model. Pure: `model.init(key, flow)`, `model.apply(variables, flow)`.
 
     Intermediates by name (`mutable=["intermediates"]`): `bottleneck`, `encoded`, `decoded`,
-    `attention_maps`.
+    `attention_maps`, and `query_maps`: how well each query fits each token, the mean over heads of
+    their dot products, scaled as in attention, `b t h w k` on the grid of the tokens.
     """
 
     config: OCLRConfig
@@ -174,6 +176,7 @@ class OCLR(nn.Module):
         decoded = decoded.reshape(*decoded.shape[:3], heads, -1)
         encoded = encoded.reshape(*encoded.shape[:4], heads, -1)
         maps = jnp.einsum("bktnd,bthwnd->bthwkn", decoded, encoded)
+        self.sow("intermediates", "query_maps", maps.mean(axis=-1) / np.sqrt(decoded.shape[-1]))
         maps = maps.reshape(*maps.shape[:4], -1)
         channels = self.config.channels[-1]
         linear = nn.Dense(channels, dtype=maps.dtype, kernel_init=dense_kernel, name="map_linear")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from oclr_jax.models.initializers import conv_kernel, transposed_kernel
+from oclr_jax.models.initializers import RARE, conv_kernel, transposed_kernel
 
 INSTANCE_NORM_EPSILON = 1e-5
 LEAKY_SLOPE = 0.01
@@ -125,5 +125,12 @@ class UNetDecoder(nn.Module):
             x = Upsample(width, self.dtype, name=f"upsample{level + 1}")(x)
             x = jnp.concatenate([x, skips[level]], axis=-1)
             x = block(width, self.instance_norm, self.dtype, name=f"block{level + 1}")(x)
-        x = nn.Dense(self.layers, dtype=self.dtype, kernel_init=conv_kernel, name="logits")(x)
+        logits = nn.Dense(
+            self.layers,
+            dtype=self.dtype,
+            kernel_init=conv_kernel,
+            bias_init=nn.initializers.constant(RARE),
+            name="logits",
+        )
+        x = logits(x)
         return x.astype(jnp.float32)

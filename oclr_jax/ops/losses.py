@@ -15,6 +15,8 @@ from oclr_jax.ops import layering, matching
 
 # Half width, in pixels, of the sparse element {-3, 0, 3} x {-3, 0, 3} of the boundary band.
 BOUNDARY_REACH = 3
+# A query's dot product with a token is lowered by this: most tokens belong to no layer.
+QUERY_OFFSET = 2.0
 # The ranking probability is kept away from 0 and 1 by this much (released program).
 ORDER_CLAMP = 1e-5
 
@@ -27,11 +29,14 @@ class LossWeights:
       K(K-1)/2 pairs as in the released program; equation 4 divides by K! instead.
     modal: cross-entropy of the softly composed modal masks; 0 in the paper, 0.1 in the released
       program.
+    query: cross-entropy of the queries' dot products with the tokens; in neither. Without it the
+      transformer learns last, through the U-Net's decoder, and a short training ends before that.
     """
 
     boundary: float = 0.2
     order: float = 0.05
     modal: float = 0.0
+    query: float = 0.0
 
 
 def cross_entropy(logits: Float[Array, "*s"], targets: Array) -> Float[Array, "*s"]:
@@ -137,12 +142,27 @@ def modal_loss(
     return -jnp.log(jnp.where(modal.astype(bool), visible, 1 - visible)).mean()
 
 
+def query_logits(query_maps: Float[Array, "b t h w k"]) -> Float[Array, "b t h w k"]:
+    """The model's `query_maps` as logits of a token belonging to a query's layer."""
+    return query_maps.astype(jnp.float32) - QUERY_OFFSET
+
+
+def token_shares(
+    amodal: UInt8[Array, "b t H W k"], height: int, width: int
+) -> Float[Array, "b t {height} {width} k"]:
+    """The share of each token's pixels that each layer covers; tokens tile the frame."""
+    b, t, rows, columns, k = amodal.shape
+    tiles = (b, t, height, rows // height, width, columns // width, k)
+    return amodal.astype(jnp.float32).reshape(tiles).mean(axis=(3, 5))
+
+
 def layered_loss(
     amodal_logits: Float[Array, "b t h w k"],
     order: Float[Array, "b k"] | Float[Array, "b t k"],
     amodal: UInt8[Array, "b t h w k"],
     modal: UInt8[Array, "b t h w k"],
     weights: LossWeights,
+    query_maps: Float[Array, "b t _h _w k"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The total loss of a batch after matching (main paper, equation 5).
 
@@ -153,6 +173,7 @@ def layered_loss(
       amodal_logits, order: the model's output; the order per clip, or per frame.
       amodal, modal: ground truth, front to back, empty layers last.
       weights: the weights of the terms.
+      query_maps: the model's intermediate of that name; needed for the query term alone.
 
     Returns:
       the total, and its terms by name (unweighted).
@@ -161,6 +182,11 @@ def layered_loss(
     order = order.astype(jnp.float32)
     order = order[:, None] if order.ndim == 2 else order
     cost = matching.pairwise_bce(jax.lax.stop_gradient(amodal_logits), amodal)
+    if weights.query:
+        # One matching for both, so that a query, its order and its output channel stay together.
+        fits = query_logits(query_maps)
+        shares = token_shares(amodal, *fits.shape[2:4])
+        cost += weights.query * matching.pairwise_bce(jax.lax.stop_gradient(fits), shares)
     match = matching.assign(cost)
     # The ground truth is permuted, as bytes, rather than the logits, as floats with gradients.
     given = matching.invert(match)
@@ -175,4 +201,7 @@ def layered_loss(
         modal_given = matching.take_layers(modal, given)
         terms["modal"] = modal_loss(amodal_logits, order, modal_given)
         total = total + weights.modal * terms["modal"]
+    if weights.query:
+        terms["query"] = cross_entropy(fits, matching.take_layers(shares, given)).mean()
+        total = total + weights.query * terms["query"]
     return total, terms

@@ -52,7 +52,8 @@ def take_layers(
 
 
 def pairwise_bce(
-    amodal_logits: Float[Array, "b t h w k"], amodal: UInt8[Array, "b t h w k"]
+    amodal_logits: Float[Array, "b t h w k"],
+    amodal: UInt8[Array, "b t h w k"] | Float[Array, "b t h w k"],
 ) -> Float[Array, "b k k"]:
     """Mean binary cross-entropy of every (prediction, ground truth) pair of layers.
 

@@ -20,6 +20,7 @@ class OptimizerConfig:
     max_halvings: int = 9  # then the rate stays
     final_fraction: float = 0.01  # of the rate, at the end of the cosine
     clip_value: float = 5.0  # bound on every component of the gradient
+    unet_factor: float = 1.0  # rate of the U-Net's parameters over that of the transformer's
 
 
 def learning_rate(
@@ -47,5 +48,14 @@ def learning_rate(
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Gradients clipped by value, then Adam at the scheduled rate."""
-    return optax.chain(optax.clip(config.clip_value), optax.adam(learning_rate(config, steps)))
+    """Gradients clipped by value, then Adam at the scheduled rate, that of the U-Net apart."""
+
+    def is_unet(params):
+        return {name: name.startswith("unet") for name in params}
+
+    return optax.chain(
+        optax.clip(config.clip_value),
+        optax.scale_by_adam(),
+        optax.masked(optax.scale(config.unet_factor), is_unet),
+        optax.scale_by_learning_rate(learning_rate(config, steps)),
+    )

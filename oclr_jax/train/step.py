@@ -27,8 +27,11 @@ def make_train_step(
     """A pure function (state, batch) -> (next state, metrics), not yet compiled.
 
     Its dropout key is the seed's with the step folded in, so that a resumed training draws what the
-    uninterrupted one does. The metrics are the loss, its terms, and the gradient's norm before it
-    is clipped: finite exactly where the step can be trusted.
+    uninterrupted one does. The metrics are the loss, its terms, the gradient's norm before it is
+    clipped (finite exactly where the step can be trusted), and two signs that the transformer is
+    alive: `token_spread`, by how much the encoder's tokens of a batch differ (standard deviation, 1
+    at best), and `live_maps`, the share of the attention maps above 0. Both go to 0 where it gives
+    every clip the same.
     """
     key = jax.random.key(seed)
 
@@ -36,9 +39,15 @@ def make_train_step(
         rngs = {"dropout": jax.random.fold_in(key, state.step)}
 
         def loss_of(params):
-            out = model.apply({"params": params}, batch["flow"], train=True, rngs=rngs)
+            out, inside = model.apply(
+                {"params": params}, batch["flow"], train=True, rngs=rngs, mutable=["intermediates"]
+            )
+            inside = {name: values[0] for name, values in inside["intermediates"].items()}
             truth = batch["amodal"], batch["modal"]
-            return losses.layered_loss(out.amodal_logits, out.order, *truth, weights)
+            loss, terms = losses.layered_loss(
+                out.amodal_logits, out.order, *truth, weights, inside["query_maps"]
+            )
+            return loss, terms | _vital_signs(inside)
 
         (loss, terms), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -52,6 +61,13 @@ def make_train_step(
         return state, {"loss": loss, **terms, "grad_norm": optax.tree.norm(grads)}
 
     return step
+
+
+def _vital_signs(inside: dict[str, Array]) -> Metrics:
+    """See `make_train_step`; from the model's intermediates."""
+    tokens, maps = inside["encoded"], inside["attention_maps"]
+    spread = jnp.std(tokens.astype(jnp.float32), axis=(0, 1, 2, 3)).mean()
+    return {"token_spread": spread, "live_maps": (maps > 0).mean(dtype=jnp.float32)}
 
 
 def _moved_average(state: TrainState, params: Any, decay: float) -> Any:

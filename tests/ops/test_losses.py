@@ -115,6 +115,34 @@ def test_the_total_does_not_depend_on_the_order_of_predictions(case):
         np.testing.assert_allclose(again, total, rtol=1e-5)
 
 
+def test_the_query_term_against_float64(case):
+    logits, order, amodal, modal = case
+    maps = jnp.asarray(np.random.default_rng(1).normal(0, 2, (2, 3, 5, 6, 3)).astype(np.float32))
+    weights = losses.LossWeights(query=0.5)
+    total, terms = losses.layered_loss(logits, order, amodal, modal, weights, maps)
+    # Tokens of 4 x 4 pixels.
+    share = np.zeros(maps.shape)
+    for clip, t, y, x, k in np.ndindex(*maps.shape):
+        tile = amodal[clip, t, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4, k]
+        share[clip, t, y, x, k] = np.mean(tile)
+    fit = 1 / (1 + np.exp(2 - np.asarray(maps, np.float64)))
+    query, bce = [], []
+    for clip in range(2):
+        candidates = []
+        for match in map(list, itertools.permutations(range(3))):
+            pixels = entropy64(logits[clip][..., match], amodal[clip]).mean()
+            p, g = fit[clip][..., match], share[clip]
+            tokens = -(g * np.log(p) + (1 - g) * np.log(1 - p)).mean()
+            candidates.append((pixels + 0.5 * tokens, pixels, tokens))
+        _, pixels, tokens = min(candidates)
+        query.append(tokens)
+        bce.append(pixels)
+    np.testing.assert_allclose(terms["query"], np.mean(query), rtol=1e-5)
+    np.testing.assert_allclose(terms["bce"], np.mean(bce), rtol=1e-5)
+    plain = terms["bce"] + 0.2 * terms["boundary"] + 0.05 * terms["order"]
+    np.testing.assert_allclose(total, plain + 0.5 * terms["query"], rtol=1e-6)
+
+
 def test_the_modal_term_is_left_out_by_default(case):
     _, terms = losses.layered_loss(*case, losses.LossWeights())
     assert set(terms) == {"bce", "boundary", "order"}

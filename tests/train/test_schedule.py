@@ -35,8 +35,21 @@ def test_the_cosine_ends_at_the_final_fraction():
 def test_gradients_are_clipped_by_value():
     # Adam does not feel a common factor, so the clip shows in the ratio of two steps' gradients.
     optimizer = make_optimizer(OptimizerConfig(clip_value=5.0), 100)
-    params = jnp.zeros(2)
+    params = {"query": jnp.zeros(2)}
     state = optimizer.init(params)
-    _, state = optimizer.update(jnp.array([1.0, 50.0]), state, params)
-    first_moment = state[1][0].mu
+    _, state = optimizer.update({"query": jnp.array([1.0, 50.0])}, state, params)
+    first_moment = state[1].mu["query"]
     np.testing.assert_allclose(first_moment, [0.1, 0.5], rtol=1e-6)
+
+
+def test_the_unet_has_a_rate_of_its_own():
+    config = OptimizerConfig(learning_rate=1e-3, warmup_steps=0, unet_factor=3.0)
+    optimizer = make_optimizer(config, 100)
+    names = ("unet_encoder", "unet_decoder", "encoder1", "query")
+    params = {name: jnp.zeros(1) for name in names}
+    grads = {name: jnp.ones(1) for name in names}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    # Adam's first step is the rate itself.
+    expected = {"unet_encoder": -3e-3, "unet_decoder": -3e-3, "encoder1": -1e-3, "query": -1e-3}
+    for name in names:
+        np.testing.assert_allclose(updates[name], expected[name], rtol=1e-5)

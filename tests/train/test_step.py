@@ -39,12 +39,35 @@ def test_every_parameter_moves_and_one_program_serves_all_steps(parts):
     for index in range(3):
         state, metrics = parts[2](state, batch(index))
     assert int(state.step) == 3
-    assert set(metrics) == {"loss", "bce", "boundary", "order", "grad_norm"}
+    terms = {"bce", "boundary", "order"}
+    assert set(metrics) == terms | {"loss", "grad_norm", "token_spread", "live_maps"}
     still = jax.tree.map(lambda a, b: bool((a == b).all()), before.params, state.params)
     # A ranking feels differences alone, so the last bias of the order head has no gradient.
     assert still["order2"].pop("bias")
     assert not any(jax.tree.leaves(still))
     assert parts[2]._cache_size() == 1
+
+
+def test_a_transformer_that_says_always_the_same_shows_in_the_metrics(parts):
+    state = fresh(parts)
+    _, metrics = parts[2](state, batch())
+    assert metrics["token_spread"] > 0.3
+    assert 0.2 < metrics["live_maps"] < 0.8
+    dead = jax.tree.map(jnp.copy, state.params)
+    dead["encoder1"]["norm2"]["weight"] *= 0
+    dead["map_linear"] = {"kernel": dead["map_linear"]["kernel"] * 0, "bias": -jnp.ones(8)}
+    _, metrics = parts[2](state.replace(params=dead), batch())
+    assert metrics["token_spread"] < 1e-6
+    assert metrics["live_maps"] == 0
+
+
+def test_the_query_term_is_part_of_the_loss(parts):
+    model, optimizer, _ = parts
+    step = make_train_step(model, LossWeights(query=1.0), optimizer, seed=0)
+    state = init_state(init_params(model, 0), optimizer, ema=False)
+    _, metrics = jax.jit(step)(state, batch())
+    plain = metrics["bce"] + 0.2 * metrics["boundary"] + 0.05 * metrics["order"]
+    np.testing.assert_allclose(metrics["loss"], plain + metrics["query"], rtol=1e-5)
 
 
 def test_the_dropout_key_is_a_function_of_the_step(parts):
