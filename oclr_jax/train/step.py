@@ -1,5 +1,6 @@
 """The pure training step and the pure evaluation of a batch: arrays in, arrays out."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -86,8 +87,9 @@ def make_eval_step(
     Masks are matched to the ground truth per clip by time-mean IoU, modal and amodal apart. The
     sums hold, for `modal_j` and `amodal_j`, the J of frames (mean over the layers that are there)
     and how many frames have any; for `order_accuracy`, the overlapping pairs put in the right order
-    and all of them; for `loss`, that of every clip.
+    and all of them; for `loss`, that of every clip, without the query term, which serves training.
     """
+    weights = dataclasses.replace(weights, query=0.0)
 
     def evaluate(params: Any, batch: Batch) -> tuple[Metrics, dict[str, Array]]:
         out = model.apply({"params": params}, batch["flow"])

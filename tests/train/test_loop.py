@@ -19,7 +19,7 @@ from tests.train.squares import squares_data
 
 @pytest.fixture
 def config():
-    config = get_config("tiny")
+    config = get_config("small,tiny")
     config.model.channels = (4, 8)
     config.model.height = config.model.width = 16
     config.model.frames = 3
