@@ -1,0 +1,73 @@
+"""Benchmarks as the TFDS builders leave them: frames, annotations and flow in one file."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oclr_jax.benchmarks.facts import Benchmark
+from oclr_jax.benchmarks.files import BenchmarkSequence, Box
+from oclr_jax.errors import UserError
+
+
+def read_stored(
+    benchmark: Benchmark, directory: str | Path
+) -> tuple[list[BenchmarkSequence], dict[str, Any] | None]:
+    """The validation sequences in a builder's directory, and the settings of their flow.
+
+    Needs tensorflow-datasets (extra `data`). Raises UserError where it is missing, and where the
+    directory holds another dataset.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"{directory} is a built dataset, and reading it needs the extra `data`; install it or "
+            "give the dataset's original folder."
+        ) from error
+    builder = tfds.builder_from_directory(str(directory))
+    if builder.name != benchmark.name:
+        raise UserError(f"{directory} holds the dataset {builder.name}, not {benchmark.name}.")
+    source = builder.as_data_source(split="validation")
+    flow = dict(builder.info.metadata or {}).get("flow")
+
+    @lru_cache(maxsize=1)  # a record is decoded whole, and sequences are gone through in order
+    def example(index: int) -> dict[str, Any]:
+        return source[index]
+
+    return [_sequence(example, index, flow) for index in range(len(source))], flow
+
+
+def _sequence(example, index: int, flow: dict[str, Any] | None) -> BenchmarkSequence:
+    meta = example(index)["metadata"]
+    annotated = [int(frame) for frame in meta["annotated_frames"]]
+    boxes = {
+        frame: Box(tuple(float(side) for side in corners), int(motion))
+        for frame, corners, motion in zip(
+            annotated, meta["boxes"], meta["box_motion"], strict=False
+        )
+    }
+
+    def annotation(frame: int) -> np.ndarray:
+        return example(index)["video"]["segmentations"][annotated.index(frame), ..., 0]
+
+    def stored_flow() -> np.ndarray:
+        fields = example(index)
+        parts = [fields[f"estimated_{way}_flow"] for way in ("forward", "backward")]
+        return np.concatenate(parts, axis=-1).astype(np.float32)
+
+    return BenchmarkSequence(
+        name=_text(meta["video_name"]),
+        folder=_text(meta["folder"]),
+        stems=[_text(stem) for stem in meta["frame_names"]],
+        frame=lambda frame: np.asarray(example(index)["video"]["frames"][frame]),
+        annotated=annotated,
+        annotation=annotation,
+        boxes=boxes,
+        flow=stored_flow if flow else None,
+    )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
