@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import oclr_jax
-from oclr_jax.benchmarks.facts import BENCHMARKS, PROTOCOLS
+from oclr_jax.benchmarks.facts import BENCHMARKS, PROTOCOLS, SYNTHETIC
 from oclr_jax.errors import UserError
 
 BAD_INPUT = 2
@@ -59,7 +59,7 @@ def _add_evaluate(commands) -> None:
     parser.add_argument(
         "--dataset",
         metavar="NAME",
-        choices=("folder", *BENCHMARKS),
+        choices=("folder", *BENCHMARKS, *SYNTHETIC),
         required=True,
         help="%(choices)s; folder: frames and annotations of your own",
     )
@@ -116,8 +116,19 @@ def _segment(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from oclr_jax.evaluate import evaluate_dataset, format_table
+    from oclr_jax.evaluate import evaluate_dataset, evaluate_synthetic, format_table
 
+    if options.dataset in SYNTHETIC:
+        if options.results or options.flow or options.gap or options.protocol:
+            raise UserError(
+                f"{options.dataset} is scored with a model, its own flow and the protocol paper; "
+                "leave out --results, --flow, --gap and --protocol."
+            )
+        report = evaluate_synthetic(
+            options.dataset, options.data, options.weights, options.output, options.quiet
+        )
+        print(format_table(report))
+        return
     report = evaluate_dataset(
         options.dataset,
         options.data,

@@ -151,8 +151,10 @@ def _worst_and_best(report: dict[str, Any], strips: Path) -> str:
     scored = {
         name: record[protocol]["J"]
         for name, record in report["sequences"].items()
-        if "J" in record[protocol]
+        if "J" in record[protocol] and (strips / f"{name}.png").is_file()
     }
+    if not scored:
+        return ""
     order = sorted(scored, key=scored.get)
     count = min(_SHOWN, (len(order) + 1) // 2)
     parts = [

@@ -4,6 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+# Rendered data, scored by modal and amodal masks: what `launch/generate.py` made, and the release.
+SYNTHETIC = ("oclr_syn", "syn_val_released")
+
 # Pixels of this value in an annotation with ids belong to nobody and do not count.
 VOID = 255
 # Frames of the published program's windows, and the most objects that it finds in one.

@@ -14,11 +14,27 @@ from oclr_jax.errors import UserError
 def read_stored(
     benchmark: Benchmark, directory: str | Path
 ) -> tuple[list[BenchmarkSequence], dict[str, Any] | None]:
-    """The validation sequences in a builder's directory, and the settings of their flow.
+    """The validation sequences in a builder's directory, and the settings of their flow."""
+    source, metadata = open_built(benchmark.name, directory)
+    flow = metadata.get("flow")
+
+    @lru_cache(maxsize=1)  # a record is decoded whole, and sequences are gone through in order
+    def example(index: int) -> dict[str, Any]:
+        return source[index]
+
+    return [_sequence(example, index, flow) for index in range(len(source))], flow
+
+
+def open_built(name: str, directory: str | Path) -> tuple[Any, dict[str, Any]]:
+    """The validation examples, by number, of a built TFDS dataset, and its metadata.
 
     Needs tensorflow-datasets (extra `data`). Raises UserError where it is missing, and where the
-    directory holds another dataset.
+    directory holds no such dataset.
     """
+    if not (Path(directory) / "features.json").is_file():
+        raise UserError(
+            f"{directory} holds no built dataset; give the folder with features.json in it."
+        )
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -27,16 +43,12 @@ def read_stored(
             "give the dataset's original folder."
         ) from error
     builder = tfds.builder_from_directory(str(directory))
-    if builder.name != benchmark.name:
-        raise UserError(f"{directory} holds the dataset {builder.name}, not {benchmark.name}.")
-    source = builder.as_data_source(split="validation")
-    flow = dict(builder.info.metadata or {}).get("flow")
-
-    @lru_cache(maxsize=1)  # a record is decoded whole, and sequences are gone through in order
-    def example(index: int) -> dict[str, Any]:
-        return source[index]
-
-    return [_sequence(example, index, flow) for index in range(len(source))], flow
+    if builder.name != name:
+        raise UserError(f"{directory} holds the dataset {builder.name}, not {name}.")
+    if "validation" not in builder.info.splits:
+        raise UserError(f"{directory} has no split called validation; build it with one.")
+    metadata = dict(builder.info.metadata or {})
+    return builder.as_data_source(split="validation"), metadata
 
 
 def _sequence(example, index: int, flow: dict[str, Any] | None) -> BenchmarkSequence:

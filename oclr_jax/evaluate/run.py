@@ -15,13 +15,14 @@ from jaxtyping import UInt8
 
 import oclr_jax
 from oclr_jax.atomic import replacing
-from oclr_jax.benchmarks.facts import PROTOCOLS
+from oclr_jax.benchmarks.facts import PROTOCOLS, Benchmark
 from oclr_jax.benchmarks.files import BenchmarkSequence
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate.datasets import Dataset, open_dataset
 from oclr_jax.evaluate.predictions import predict_sequence, read_results, with_gap
 from oclr_jax.evaluate.protocols import match, measure
 from oclr_jax.evaluate.scores import Record, score_sequence, summarize
+from oclr_jax.evaluate.synthetic import find_synthetic, score_synthetic, summarize_synthetic
 from oclr_jax.evaluate.table import write_csv
 from oclr_jax.evaluate.truth import read_truth
 from oclr_jax.inference import Segmenter, load_segmenter
@@ -110,6 +111,49 @@ def evaluate_dataset(
     return report
 
 
+def evaluate_synthetic(
+    name: str,
+    data: str | os.PathLike,
+    weights: str | os.PathLike | None = None,
+    output: str | os.PathLike | None = None,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Scores a model on synthetic data, under `paper`: modal and amodal J and depth order.
+
+    `name` is one of `SYNTHETIC`; the rest and what is returned as in `evaluate_dataset`. The flow
+    is the data's own: the estimated one of `oclr_syn`, that beside the released Syn-Val.
+    """
+    sequences = find_synthetic(name, data)
+    segmenter = load_segmenter(weights)
+    title = f"{name} ({Path(data).resolve().parent.name})" if name == "oclr_syn" else "Syn-Val"
+    benchmark = Benchmark(name, title, "", "")
+    dataset = Dataset(benchmark, title, [])
+    run = _Run(dataset, ("paper",), segmenter, None, None, Path(output) if output else None)
+    settings = _settings(run, 1, {"estimator": "stored with the data"})
+    done = _kept(run.output, settings) if run.output else {}
+    records = {}
+    for sequence in progress(sequences, "sequences", len(sequences), quiet):
+        record = done.get(sequence.name) or score_synthetic(segmenter, sequence)
+        records[sequence.name] = record
+        if run.output:
+            _keep_record(run.output, sequence.name, record, settings)
+    report = {
+        **settings,
+        "protocols": {"paper": PROTOCOLS["paper"]},
+        "sequences": records,
+        "mean": summarize_synthetic(records),
+    }
+    if run.output:
+        _write_figures(run.output, report, dataset)
+    return report
+
+
+def _keep_record(output: Path, name: str, record: Record, settings: dict[str, Any]) -> None:
+    # The settings come before the first record, so that no record is without them.
+    _write_json(output / _SETTINGS, settings)
+    _write_json(output / "sequences" / f"{name}.json", record)
+
+
 def _evaluate_sequence(run: _Run, sequence: BenchmarkSequence, settings: dict) -> Record:
     truth = read_truth(sequence, run.dataset.benchmark)
     if run.segmenter is None:
@@ -130,9 +174,7 @@ def _evaluate_sequence(run: _Run, sequence: BenchmarkSequence, settings: dict) -
     if run.output:
         strip = sequence_strip(sequence, truth.frames, truth.ids, matched[run.protocols[0]])
         write_png(run.output / "strips" / f"{sequence.name}.png", strip)
-        # The settings come before the first record, so that no record is without them.
-        _write_json(run.output / _SETTINGS, settings)
-        _write_json(run.output / "sequences" / f"{sequence.name}.json", record)
+        _keep_record(run.output, sequence.name, record, settings)
     return record
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from oclr_jax.atomic import replacing
 
 # What a row of the printed table shows, where it is measured.
-_SHOWN = ("J&F", "J", "F", "SR")
+_SHOWN = ("J&F", "J", "F", "SR", "J_amodal", "order")
 
 
 def format_table(report: dict[str, Any]) -> str:
