@@ -32,6 +32,8 @@ def build(
     builder = BUILDERS[name](
         data_dir=data_dir, config=f"gap{gap}", estimator=make_estimator(settings)
     )
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     download = tfds.download.DownloadConfig(manual_dir=manual_dir)
     builder.download_and_prepare(download_config=download)
     return Path(builder.data_dir)

@@ -212,7 +212,7 @@ def encode_sequence(
     Raises UserError where the sequence is too short for the gap.
     """
     fields = stream_gap_flows(sequence.frames(), (gap, -gap), estimator)
-    flow = encode_flow(np.stack(list(fields)))
+    flow = np.stack(list(fields))
     masks = [sequence.annotation(frame) for frame in sequence.annotated]
     boxes = [sequence.boxes[frame] for frame in sequence.annotated if sequence.boxes]
     return {
@@ -229,6 +229,6 @@ def encode_sequence(
             "boxes": np.array([box.corners for box in boxes], np.float32).reshape(-1, 4),
             "box_motion": [box.motion for box in boxes],
         },
-        "estimated_forward_flow": flow[..., :2],
-        "estimated_backward_flow": flow[..., 2:],
+        "estimated_forward_flow": encode_flow(flow[..., :2]),
+        "estimated_backward_flow": encode_flow(flow[..., 2:]),
     }

@@ -3,6 +3,7 @@
 import ast
 import csv
 import io
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +64,7 @@ class BenchmarkSequence:
 
 
 def find_benchmark_sequences(
-    benchmark: Benchmark, root: str | Path, split: str = "validation"
+    benchmark: Benchmark, root: str | os.PathLike, split: str = "validation"
 ) -> list[BenchmarkSequence]:
     """The sequences of a split that are present in `root`, in the order of their list.
 

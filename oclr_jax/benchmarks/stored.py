@@ -1,5 +1,6 @@
 """Benchmarks as the TFDS builders leave them: frames, annotations and flow in one file."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from oclr_jax.errors import UserError
 
 
 def read_stored(
-    benchmark: Benchmark, directory: str | Path
+    benchmark: Benchmark, directory: str | os.PathLike
 ) -> tuple[list[BenchmarkSequence], dict[str, Any] | None]:
     """The validation sequences in a builder's directory, and the settings of their flow."""
     source, metadata = open_built(benchmark.name, directory)
@@ -25,7 +26,7 @@ def read_stored(
     return [_sequence(example, index, flow) for index in range(len(source))], flow
 
 
-def open_built(name: str, directory: str | Path) -> tuple[Any, dict[str, Any]]:
+def open_built(name: str, directory: str | os.PathLike) -> tuple[Any, dict[str, Any]]:
     """The validation examples, by number, of a built TFDS dataset, and its metadata.
 
     Needs tensorflow-datasets (extra `data`). Raises UserError where it is missing, and where the

@@ -1,5 +1,6 @@
 """A dataset to evaluate on: a benchmark's own files, what its builder made, or a folder."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Dataset:
     flow: dict | None = None  # settings of the flow that is stored with it, its gap included
 
 
-def open_dataset(name: str, data: str | Path) -> Dataset:
+def open_dataset(name: str, data: str | os.PathLike) -> Dataset:
     """Opens a benchmark by name, or for `folder` frames and annotations in the layout of DAVIS.
 
     `data` is the dataset as its authors distribute it or what its TFDS builder made of it, flow

@@ -1,5 +1,6 @@
 """Synthetic data: modal and amodal J and depth order, as the first paper's table 1 has them."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class SyntheticSequence:
     amodal: Callable[[], Bool[np.ndarray, "t H W k"]]  # layer 0 in front, empty layers last
 
 
-def find_synthetic(name: str, data: str | Path) -> list[SyntheticSequence]:
+def find_synthetic(name: str, data: str | os.PathLike) -> list[SyntheticSequence]:
     """The sequences of a built `oclr_syn` (any configuration) or of the released Syn-Val.
 
     Raises UserError where `data` is not what `name` says.
@@ -39,7 +40,7 @@ def find_synthetic(name: str, data: str | Path) -> list[SyntheticSequence]:
     return _built(data) if name == "oclr_syn" else _released(Path(data))
 
 
-def _built(data: str | Path) -> list[SyntheticSequence]:
+def _built(data: str | os.PathLike) -> list[SyntheticSequence]:
     source, _ = open_built("oclr_syn", data)
 
     def flow(index: int) -> Float32[np.ndarray, "t h w 4"]:
