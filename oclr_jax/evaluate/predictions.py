@@ -31,6 +31,7 @@ from oclr_jax.inference import (
     resize_mask,
     stream_flow,
 )
+from oclr_jax.ops.metrics import present_ids
 from oclr_jax.tracking import compose_modal
 from oclr_jax.video.clip import Clip
 from oclr_jax.video.palette import DAVIS_PALETTE
@@ -147,7 +148,7 @@ def _split(ids: UInt8[np.ndarray, "t h w"], truth: Truth, sequence: BenchmarkSeq
         if not frames:
             continue
         here = ids[[index_of[frame] for frame in frames]]
-        count = np.count_nonzero(np.unique(here))
+        count = len(present_ids(here))
         if count > WINDOW_OBJECTS:
             raise UserError(
                 f"The masks of {sequence.folder} hold {count} ids in frames {frames[0]} to "
@@ -176,7 +177,7 @@ def _read_mask(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w"] |
         return f"has ids up to {values.max()}, beyond 255"
     if image.mode not in ("P", "L"):
         return f"is a picture of mode {image.mode}, not an indexed one"
-    used = [int(id) for id in np.unique(values) if id]
+    used = present_ids(values)
     if image.mode == "P" and not _is_palette(image, used):
         return "has another palette than DAVIS, so that its ids are not to be trusted"
     if used == [255]:  # foreground in black and white

@@ -14,7 +14,14 @@ from oclr_jax.benchmarks.facts import MAX_PROPOSALS, VOID
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate.truth import Truth
 from oclr_jax.ops.boundary import boundary_f
-from oclr_jax.ops.metrics import assign, border_share, box_iou, detected_box, jaccard
+from oclr_jax.ops.metrics import (
+    assign,
+    border_share,
+    box_iou,
+    detected_box,
+    jaccard,
+    present_ids,
+)
 
 # An object that covers more of the image's border than this, on average, is background.
 _BACKGROUND_BORDER = 0.5
@@ -53,8 +60,9 @@ def match(protocol: str, found: Prediction, truth: Truth) -> UInt8[np.ndarray, "
     if protocol == "no-oracle":
         return np.isin(tracks, _foreground(tracks, found.chosen)).astype(np.uint8)
     if protocol == "sequence-oracle":
-        similarity = overlaps(tracks, _present(tracks), truth.ids, truth.objects).mean(axis=2)
-        return _renamed(tracks, _present(tracks), truth.objects, similarity)
+        proposals, objects = present_ids(tracks), truth.objects
+        similarity = overlaps(tracks, proposals, truth.ids, objects).mean(axis=2)
+        return _renamed(tracks, proposals, objects, similarity)
     return match_proposals(tracks, truth)
 
 
@@ -101,6 +109,7 @@ def _match_windows(windows: Iterable, truth: Truth) -> UInt8[np.ndarray, "t h w"
     """
     matched = np.zeros_like(truth.ids)
     index_of = {frame: index for index, frame in enumerate(truth.frames)}
+    objects = truth.objects
     for frames, ids in windows:
         shared = [(at, index_of[frame]) for at, frame in enumerate(frames) if frame in index_of]
         if not shared:
@@ -109,9 +118,9 @@ def _match_windows(windows: Iterable, truth: Truth) -> UInt8[np.ndarray, "t h w"
         if truth.grouped:
             matched[index] = ids[at] > 0
             continue
-        here, present = ids[at], _present(ids[at])
-        similarity = overlaps(here, present, truth.ids[index], truth.objects).mean(axis=2)
-        matched[index] = _renamed(here, present, truth.objects, similarity)
+        here, present = ids[at], present_ids(ids[at])
+        similarity = overlaps(here, present, truth.ids[index], objects).mean(axis=2)
+        matched[index] = _renamed(here, present, objects, similarity)
     return match_proposals(matched, truth) if truth.official else matched
 
 
@@ -164,7 +173,7 @@ def _foreground(tracks: UInt8[np.ndarray, "t h w"], chosen: bool) -> list[int]:
     mean over its frames is background that moves, as the MoCA evaluator has it. Masks of another
     program hold what that program chose.
     """
-    ids = _present(tracks)
+    ids = present_ids(tracks)
     if chosen:
         return ids
     shares = {
@@ -172,10 +181,6 @@ def _foreground(tracks: UInt8[np.ndarray, "t h w"], chosen: bool) -> list[int]:
         for id in ids
     }
     return [id for id in ids if shares[id] <= _BACKGROUND_BORDER]
-
-
-def _present(ids: UInt8[np.ndarray, "t h w"]) -> list[int]:
-    return [int(id) for id in np.unique(ids) if id]
 
 
 def _renamed(

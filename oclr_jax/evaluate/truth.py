@@ -8,6 +8,7 @@ from jaxtyping import Bool, UInt8
 from oclr_jax.benchmarks.facts import VOID, Benchmark
 from oclr_jax.benchmarks.files import BenchmarkSequence, Box
 from oclr_jax.errors import UserError
+from oclr_jax.ops.metrics import present_ids
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Truth:
     @property
     def objects(self) -> list[int]:
         """The ids that are present."""
-        return [int(id) for id in np.unique(self.ids) if id not in (0, VOID)]
+        return [id for id in present_ids(self.ids) if id != VOID]
 
     @property
     def void(self) -> Bool[np.ndarray, "t h w"] | None:
@@ -59,7 +60,7 @@ def read_truth(sequence: BenchmarkSequence, benchmark: Benchmark) -> Truth:
             f"{width}x{height}; they must have one size."
         )
     ids = np.stack(ids)
-    values = set(np.unique(ids).tolist()) - {0}
+    values = set(present_ids(ids))
     if not values:
         raise UserError(
             f"The annotations of {sequence.name} are all empty, so nothing can be measured."
