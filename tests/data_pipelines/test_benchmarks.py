@@ -10,7 +10,7 @@ from oclr_jax.benchmarks.facts import BENCHMARKS
 from oclr_jax.benchmarks.files import find_benchmark_sequences
 from oclr_jax.benchmarks.stored import read_stored
 from oclr_jax.errors import UserError
-from oclr_jax.evaluate import evaluate_dataset, run
+from oclr_jax.evaluate import evaluate_dataset, evaluate_synthetic, run
 from oclr_jax.flow import DIS, gap_flows
 from tests.benchmarks.miniatures import MINIATURES
 from tests.clips import motion_segmenter
@@ -73,6 +73,15 @@ def test_stored_flow_is_used_at_its_gap(tmp_path, monkeypatch):
     assert report["title"] == other["title"] == "FBMS-59, 1 of 30 sequences"
     for name, figures in report["mean"].items():
         assert figures["J"] == pytest.approx(other["mean"][name]["J"], abs=0.05)
+
+
+def test_rendered_data_is_scored_by_modal_and_amodal_masks(tiny_directory, monkeypatch):
+    monkeypatch.setattr(run, "load_segmenter", lambda weights: motion_segmenter())
+    report = evaluate_synthetic("oclr_syn", tiny_directory)
+    assert report["title"] == "oclr_syn (tiny)" and len(report["sequences"]) == 3
+    assert 0 < report["mean"]["paper"]["J"] < 1 and 0 < report["mean"]["paper"]["J_amodal"] < 1
+    with pytest.raises(UserError, match="holds the dataset oclr_syn, not davis2016"):
+        evaluate_dataset("davis2016", tiny_directory)
 
 
 def test_the_real_sequences(shared_dir):
