@@ -54,6 +54,8 @@ class BenchmarkSequence:
     annotated: list[int]  # numbers of the frames with an annotation
     annotation: Callable[[int], UInt8[np.ndarray, "h w"]]  # ids, 0 background, VOID
     boxes: dict[int, Box] = field(default_factory=dict)  # by frame; MoCA alone has them
+    start: int = 0  # of a part: number of its first frame in the whole sequence
+    whole: tuple[str, ...] = ()  # of a part: the whole sequence's stems
     encoded: Callable[[int], bytes] | None = None  # a frame's file, JPEG, PNG or BMP
     # Flow kept with the dataset at its gap and its negative: (u, v, u, v) in pixels of its grid.
     flow: Callable[[], Float32[np.ndarray, "t h w 4"]] | None = None
@@ -178,6 +180,8 @@ def split_long(sequence: BenchmarkSequence) -> list[BenchmarkSequence]:
                     frame=lambda index, start=start: sequence.frame(start + index),
                     annotated=annotated,
                     annotation=lambda index, start=start: sequence.annotation(start + index),
+                    start=start,
+                    whole=tuple(sequence.stems),
                     encoded=lambda index, start=start: sequence.encoded(start + index),
                 )
             )

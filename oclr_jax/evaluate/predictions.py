@@ -79,9 +79,12 @@ def _flows(
     if flow is None and sequence.flow is not None:
         fields = resize_flow(sequence.flow(), model.height, model.width)
         return [FrameFlow(0, frame, field) for frame, field in enumerate(fields)]
-    shot, stems = range(len(sequence.stems)), sequence.stems
-    clip = Clip(sequence.folder, stems, height, width, FOLDER_FPS, [shot], sequence.frames)
-    return list(stream_flow(clip, open_source(flow, segmenter.info, clip), model))
+    # Folders of flow hold whole sequences, of which a part is taken as a shot.
+    start, stems = sequence.start, list(sequence.whole or sequence.stems)
+    shots = [range(start, start + len(sequence.stems))]
+    clip = Clip(sequence.folder, stems, height, width, FOLDER_FPS, shots, sequence.frames)
+    flows = stream_flow(clip, open_source(flow, segmenter.info, clip), model)
+    return [one._replace(frame=one.frame - start) for one in flows]
 
 
 def _window_ids(

@@ -91,10 +91,7 @@ def _boundaries(
     if last_row:
         below[:, -1] = masks[:, -1]
     differs = masks ^ _next_column(masks)
-    diagonal = masks ^ _next_column(below)
-    if last_row:
-        diagonal[:, -1] = 0
-    differs |= diagonal
+    differs |= masks ^ _next_column(below)
     if last_column is not None:
         word, bit = divmod(last_column, _WORD)
         differs[..., word] &= np.uint64((1 << bit) - 1)

@@ -1,6 +1,7 @@
 """Evaluation from end to end: datasets, model or masks, what is kept, what is refused."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 from PIL import Image
 
 from oclr_jax import cli
+from oclr_jax.benchmarks.files import BenchmarkSequence, split_long
 from oclr_jax.evaluate import evaluate_dataset, format_table, run
+from oclr_jax.evaluate.predictions import predict_sequence
 from oclr_jax.flow import gap_flows, make_estimator, write_flo
 from oclr_jax.ops.metrics import jaccard
 from oclr_jax.video.png import read_ids, write_ids, write_png
@@ -75,6 +78,33 @@ def test_flow_from_a_folder_of_sequences(tmp_path):
                 if 0 <= number + gap < 9:
                     write_flo(tmp_path / f"Flows_gap{gap}" / name / f"{number}.flo", flow)
     assert evaluate(root, flow=tmp_path)["sequences"] == evaluate(root)["sequences"]
+
+
+def test_a_part_of_a_long_sequence_finds_its_flow(tmp_path):
+    picture = moving_clip(2)[0]
+    whole = BenchmarkSequence(
+        name="a",
+        folder="a",
+        stems=[str(number) for number in range(100)],
+        frame=lambda number: picture,
+        annotated=[0, 60],
+        annotation=lambda number: np.ones(picture.shape[:2], np.uint8),
+    )
+    for gap in (1, -1):
+        for number in range(100):
+            flow = np.full((32, 48, 2), number, np.float32)
+            write_flo(tmp_path / f"Flows_gap{gap}" / "a" / f"{number}.flo", flow)
+    _, second = split_long(whole)
+    asked = []
+
+    def predict(_, flow):
+        asked.append(flow[0, :, 0, 0, 0].tolist())
+        return np.full((1, 6, 32, 48, 3), 0.9, np.float32), np.zeros((1, 3), np.float32)
+
+    model = dataclasses.replace(motion_segmenter(), predict=predict)
+    found = predict_sequence(model, second, tmp_path, whole=True)
+    assert asked[0] == [50, 51, 52, 53, 54, 55]
+    assert found.windows[0][0] == [0, 1, 2, 3, 4, 5] and found.tracks.all()
 
 
 def test_the_gap_stands_beside_the_number_and_makes_a_difference(tmp_path):
