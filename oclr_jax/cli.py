@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import oclr_jax
+from oclr_jax.benchmarks.facts import BENCHMARKS, PROTOCOLS, SYNTHETIC
 from oclr_jax.errors import UserError
 
 BAD_INPUT = 2
@@ -53,19 +54,28 @@ def _add_segment(commands) -> None:
 
 
 def _add_evaluate(commands) -> None:
-    about = "measure J on a dataset, by protocol"
+    about = "score a model or masks on a benchmark, by protocol"
     parser = commands.add_parser("evaluate", help=about, description=about)
-    parser.add_argument("--dataset", choices=("folder",), required=True, help="kind of dataset")
     parser.add_argument(
-        "--data", metavar="DIR", required=True, help="JPEGImages and Annotations, as DAVIS has them"
+        "--dataset",
+        metavar="NAME",
+        choices=("folder", *BENCHMARKS, *SYNTHETIC),
+        required=True,
+        help="%(choices)s; folder: frames and annotations of your own",
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", required=True, help="the dataset's folder, zip file or TFDS build"
     )
     parser.add_argument(
         "--protocol",
         metavar="NAMES",
-        default="paper,sequence-oracle,union",
-        help="which protocols, separated by commas (default: all, %(default)s)",
+        help=f"separated by commas, of {', '.join(PROTOCOLS)} (default: those of the dataset)",
     )
-    parser.add_argument("--output", metavar="DIR", help="keep metrics.json, masks and overlays")
+    parser.add_argument("--results", metavar="DIR", help="score these masks, run no model")
+    parser.add_argument("--gap", type=int, choices=(1, 2, 3), help="of the flow, in frames")
+    parser.add_argument(
+        "--output", metavar="DIR", help="keep figures, masks and report; goes on where it stopped"
+    )
     _add_model_options(parser)
     parser.set_defaults(run=_evaluate)
 
@@ -106,13 +116,27 @@ def _segment(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from oclr_jax.evaluate import evaluate_folder, format_table
+    from oclr_jax.evaluate import evaluate_dataset, evaluate_synthetic, format_table
 
-    report = evaluate_folder(
+    if options.dataset in SYNTHETIC:
+        if options.results or options.flow or options.gap or options.protocol:
+            raise UserError(
+                f"{options.dataset} is scored with a model, its own flow and the protocol paper; "
+                "leave out --results, --flow, --gap and --protocol."
+            )
+        report = evaluate_synthetic(
+            options.dataset, options.data, options.weights, options.output, options.quiet
+        )
+        print(format_table(report))
+        return
+    report = evaluate_dataset(
+        options.dataset,
         options.data,
         weights=options.weights,
         flow=options.flow,
-        protocols=tuple(options.protocol.split(",")),
+        gap=options.gap,
+        results=options.results,
+        protocols=options.protocol.split(",") if options.protocol else None,
         output=options.output,
         quiet=options.quiet,
     )

@@ -21,8 +21,8 @@ FLOORS = (
     {"atomic"},
     {"ops", "flow", "windows", "results"},
     {"models", "video", "tracking"},
-    {"checkpoints"},
-    {"inference"},
+    {"checkpoints", "benchmarks"},
+    {"inference", "report"},
     {"segment", "train"},
     {"evaluate"},
     {"cli"},
@@ -31,11 +31,15 @@ FLOOR_OF = {f"oclr_jax.{room}": floor for floor, rooms in enumerate(FLOORS) for 
 # The others: the package itself offers, lazily, what `segment` has; data workers stay without jax.
 ALSO_ALLOWED = {
     "oclr_jax": {"oclr_jax.segment"},
-    "data_pipelines": {"oclr_jax.types", "oclr_jax.errors", "oclr_jax.atomic", "oclr_jax.flow"},
+    "data_pipelines": {"oclr_jax.types", "oclr_jax.errors", "oclr_jax.atomic", "oclr_jax.flow"}
+    | {"oclr_jax.benchmarks"},
     "configs": set(),
 }
 NO_JAX = {*ALSO_ALLOWED, "oclr_jax.types", "oclr_jax.errors", "oclr_jax.atomic"}
-NO_JAX |= {f"oclr_jax.{room}" for room in ("flow", "video", "windows", "results", "tracking")}
+NO_JAX |= {
+    f"oclr_jax.{room}" for room in ("flow", "video", "windows", "results", "tracking", "report")
+}
+NO_JAX |= {"oclr_jax.benchmarks"}
 FLAX = {"oclr_jax.models", "oclr_jax.train"}
 
 

@@ -1,0 +1,103 @@
+"""A dataset to evaluate on: a benchmark's own files, what its builder made, or a folder."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from oclr_jax.benchmarks.facts import BENCHMARKS, DEVELOPMENT, Benchmark
+from oclr_jax.benchmarks.files import BenchmarkSequence, find_benchmark_sequences
+from oclr_jax.benchmarks.stored import read_stored
+from oclr_jax.errors import UserError
+from oclr_jax.video.png import read_ids
+from oclr_jax.video.reader import FrameFolder, read_image
+
+_FOLDER = Benchmark(
+    "folder",
+    "folder",
+    "JPEGImages/[480p/]<sequence>/*.jpg\nAnnotations/[480p/]<sequence>/*.png",
+    "the user",
+    protocols=("paper", "sequence-oracle", "union"),
+    single=False,
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is evaluated."""
+
+    benchmark: Benchmark
+    title: str  # says where only a part of the benchmark is there
+    sequences: list[BenchmarkSequence]
+    flow: dict | None = None  # settings of the flow that is stored with it, its gap included
+
+
+def open_dataset(name: str, data: str | os.PathLike) -> Dataset:
+    """Opens a benchmark by name, or for `folder` frames and annotations in the layout of DAVIS.
+
+    `data` is the dataset as its authors distribute it or what its TFDS builder made of it, flow
+    included. Raises UserError where it is neither.
+    """
+    if name == "folder":
+        sequences = _folder_sequences(Path(data))
+        title = _title(Path(data).resolve().name, sequences, None)
+        return Dataset(_FOLDER, title, sequences)
+    benchmark = BENCHMARKS[name]
+    flow = None
+    if (Path(data) / "features.json").is_file():
+        sequences, flow = read_stored(benchmark, data)
+    else:
+        sequences = find_benchmark_sequences(benchmark, data)
+    total = len(benchmark.sequences())
+    return Dataset(benchmark, _title(benchmark.title, sequences, total), sequences, flow)
+
+
+def _title(title: str, sequences: list[BenchmarkSequence], total: int | None) -> str:
+    present = {sequence.folder for sequence in sequences}
+    if present == DEVELOPMENT and title in ("DAVIS2016", "davis2016_dev"):
+        return "DAVIS2016 dev-4"
+    if total in (None, len(present)):
+        return title
+    return f"{title}, {len(present)} of {total} sequences"
+
+
+def _folder_sequences(data: Path) -> list[BenchmarkSequence]:
+    """The sequences of a folder in the layout of DAVIS, with or without `480p`."""
+    if not data.is_dir():
+        raise UserError(f"The dataset folder {data} does not exist; check the path.")
+    for resolution in ("480p", ""):
+        frames, annotations = (data / part / resolution for part in ("JPEGImages", "Annotations"))
+        if frames.is_dir() and annotations.is_dir():
+            break
+    else:
+        raise UserError(
+            f"{data} is not laid out as DAVIS is; it needs the folders JPEGImages and Annotations."
+        )
+    names = sorted(path.name for path in frames.iterdir() if path.is_dir())
+    if not names:
+        raise UserError(
+            f"{frames} holds no sequences; put one folder of frames per sequence there."
+        )
+    for name in names:
+        if not (annotations / name).is_dir():
+            raise UserError(f"The sequence {name} has no annotations; add {annotations / name}.")
+    return [_folder_sequence(frames / name, annotations / name) for name in names]
+
+
+def _folder_sequence(frames: Path, annotations: Path) -> BenchmarkSequence:
+    video = FrameFolder(frames)
+    stems = video.stems()
+    annotated = [i for i, stem in enumerate(stems) if (annotations / f"{stem}.png").is_file()]
+    if not annotated:
+        raise UserError(
+            f"{annotations} holds no annotation that is named as a frame of {frames.name}."
+        )
+    return BenchmarkSequence(
+        name=frames.name,
+        folder=frames.name,
+        stems=stems,
+        frame=lambda frame: np.ascontiguousarray(read_image(video.files[frame])),
+        annotated=annotated,
+        annotation=lambda frame: read_ids(annotations / f"{stems[frame]}.png"),
+    )

@@ -1,0 +1,196 @@
+"""The protocols: how what was found is matched to the truth, and what is then measured.
+
+Every protocol turns predicted ids into ids of the truth; the measures are the same for all. Only
+annotated frames are seen here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from oclr_jax.benchmarks.facts import MAX_PROPOSALS, VOID
+from oclr_jax.errors import UserError
+from oclr_jax.evaluate.truth import Truth
+from oclr_jax.ops.boundary import boundary_f
+from oclr_jax.ops.metrics import (
+    assign,
+    border_share,
+    box_iou,
+    detected_box,
+    jaccard,
+    present_ids,
+)
+
+# An object that covers more of the image's border than this, on average, is background.
+_BACKGROUND_BORDER = 0.5
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in a sequence."""
+
+    # By window: numbers of the frames and the id seen at each pixel; a later window replaces the
+    # frames that it shares with the one before.
+    windows: list[tuple[list[int], UInt8[np.ndarray, "n h w"]]]
+    # The same over the whole sequence, ids that stay; None where no protocol needs them.
+    tracks: UInt8[np.ndarray, "t h w"] | None
+    chosen: bool  # whether whoever made the masks left only foreground in them
+
+    def at(self, frames: list[int]) -> "Prediction":
+        """With the tracks of the annotated frames alone."""
+        return self if self.tracks is None else replace(self, tracks=self.tracks[frames])
+
+
+# By object and measure, one value for each frame that counts.
+Values = dict[str, dict[str, Float64[np.ndarray, "n"]]]
+
+
+def match(protocol: str, found: Prediction, truth: Truth) -> UInt8[np.ndarray, "t h w"]:
+    """Ids of the truth, 0 for none, in every annotated frame, as the protocol says.
+
+    Raises UserError where the protocol does not fit what was found.
+    """
+    if protocol == "paper":
+        return _match_windows(found.windows, truth)
+    tracks = found.tracks
+    if protocol == "union":
+        return (tracks > 0).astype(np.uint8)
+    if protocol == "no-oracle":
+        return np.isin(tracks, _foreground(tracks, found.chosen)).astype(np.uint8)
+    if protocol == "sequence-oracle":
+        proposals, objects = present_ids(tracks), truth.objects
+        similarity = overlaps(tracks, proposals, truth.ids, objects).mean(axis=2)
+        return _renamed(tracks, proposals, objects, similarity)
+    return match_proposals(tracks, truth)
+
+
+def measure(protocol: str, matched: UInt8[np.ndarray, "t h w"], truth: Truth) -> Values:
+    """J and F of each object (by id) in the frames that count; on MoCA the overlap of boxes."""
+    frames = truth.counted(protocol)
+    if truth.boxes:
+        boxes = truth.boxes[frames]
+        pairs = zip(matched[frames], boxes, strict=True)
+        found = [(detected_box(mask > 0), box.corners) for mask, box in pairs]
+        values = [box_iou(one, other) if one else 0.0 for one, other in found]
+        return {"1": {"J": np.array(values)}}
+    matched, ids = matched[frames], truth.ids[frames]
+    void = ids == VOID
+    void = void if void.any() else None
+    if protocol in ("union", "no-oracle"):
+        pairs = {"all": (matched > 0, (ids > 0) & (ids != VOID))}
+    else:
+        pairs = {str(id): (matched == id, ids == id) for id in _scored(protocol, truth)}
+    return {
+        name: {"J": jaccard(*masks, void), "F": boundary_f(*masks, void)}
+        for name, masks in pairs.items()
+    }
+
+
+def _scored(protocol: str, truth: Truth) -> list[int]:
+    if protocol == "davis-unsupervised" or (protocol == "paper" and truth.official):
+        return _first_frame_objects(truth)
+    return truth.objects
+
+
+def _first_frame_objects(truth: Truth) -> list[int]:
+    """The official evaluator's objects: all up to the largest id of the first annotated frame."""
+    first = truth.ids[0]
+    return list(range(1, int(first[first != VOID].max(initial=0)) + 1))
+
+
+def _match_windows(windows: Iterable, truth: Truth) -> UInt8[np.ndarray, "t h w"]:
+    """Per window the layers are matched to the truth on mean IoU (Hungarian).
+
+    An object without a layer is empty in the whole window. On SegTrackv2 and FBMS-59 the published
+    program takes all layers together; on the multi-object benchmarks its matched masks are then
+    given to the official evaluator, which matches them once more.
+    """
+    matched = np.zeros_like(truth.ids)
+    index_of = {frame: index for index, frame in enumerate(truth.frames)}
+    objects = truth.objects
+    for frames, ids in windows:
+        shared = [(at, index_of[frame]) for at, frame in enumerate(frames) if frame in index_of]
+        if not shared:
+            continue
+        at, index = (list(numbers) for numbers in zip(*shared, strict=True))
+        if truth.grouped:
+            matched[index] = ids[at] > 0
+            continue
+        here, present = ids[at], present_ids(ids[at])
+        similarity = overlaps(here, present, truth.ids[index], objects).mean(axis=2)
+        matched[index] = _renamed(here, present, objects, similarity)
+    return match_proposals(matched, truth) if truth.official else matched
+
+
+def match_proposals(tracks: UInt8[np.ndarray, "t h w"], truth: Truth) -> UInt8[np.ndarray, "t h w"]:
+    """The official multi-object rule of DAVIS 2017: one assignment on mean J and F together.
+
+    Proposals are all ids up to the largest; they are filled up with empty ones to as many as there
+    are objects. Raises UserError for more than 20.
+    """
+    objects = _first_frame_objects(truth)
+    largest = int(tracks.max(initial=0))
+    if largest > MAX_PROPOSALS:
+        raise UserError(
+            f"The masks hold an id of {largest} and the protocol davis-unsupervised takes at most "
+            f"{MAX_PROPOSALS} proposals; leave some out."
+        )
+    proposals, void = list(range(1, max(largest, len(objects)) + 1)), truth.void
+    j = overlaps(tracks, proposals, truth.ids, objects)
+    f = np.zeros_like(j)
+    for row, proposal in enumerate(proposals):
+        for column, object in enumerate(objects):
+            f[row, column] = boundary_f(tracks == proposal, truth.ids == object, void)
+    similarity = (j.mean(axis=2) + f.mean(axis=2)) / 2
+    return _renamed(tracks, proposals, objects, similarity)
+
+
+def overlaps(
+    found: UInt8[np.ndarray, "t h w"],
+    proposals: list[int],
+    truth: UInt8[np.ndarray, "t h w"],
+    objects: list[int],
+) -> Float64[np.ndarray, "n m t"]:
+    """J of every proposal with every object in each frame; VOID of the truth does not count."""
+    tables = np.zeros((len(proposals), len(objects), len(found)))
+    for frame, (here, there) in enumerate(zip(found, truth, strict=True)):
+        joint = np.bincount(
+            here.ravel().astype(np.uint16) * np.uint16(256) + there.ravel(), minlength=256 * 256
+        ).reshape(256, 256)
+        joint[:, VOID] = 0
+        both = joint[np.ix_(proposals, objects)]
+        either = joint[proposals].sum(axis=1)[:, None] + joint[:, objects].sum(axis=0) - both
+        tables[..., frame] = np.where(either == 0, 1.0, both / np.maximum(either, 1))
+    return tables
+
+
+def _foreground(tracks: UInt8[np.ndarray, "t h w"], chosen: bool) -> list[int]:
+    """The ids that are foreground, without looking at the truth.
+
+    All but what lies around the image: an object that covers more than half of the border in the
+    mean over its frames is background that moves, as the MoCA evaluator has it. Masks of another
+    program hold what that program chose.
+    """
+    ids = present_ids(tracks)
+    if chosen:
+        return ids
+    shares = {
+        id: np.mean([border_share(frame == id) for frame in tracks if (frame == id).any()])
+        for id in ids
+    }
+    return [id for id in ids if shares[id] <= _BACKGROUND_BORDER]
+
+
+def _renamed(
+    found: UInt8[np.ndarray, "t h w"],
+    proposals: list[int],
+    objects: list[int],
+    similarity: Float64[np.ndarray, "n m"],
+) -> UInt8[np.ndarray, "t h w"]:
+    """The proposals under the names of the objects they fit best; the others are dropped."""
+    names = np.zeros(256, np.uint8)
+    for row, column in assign(similarity):
+        names[proposals[row]] = objects[column]
+    return names[found]

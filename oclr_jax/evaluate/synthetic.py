@@ -1,0 +1,177 @@
+"""Synthetic data: modal and amodal J and depth order, as the first paper's table 1 has them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, Float64
+
+from oclr_jax.benchmarks.stored import open_built
+from oclr_jax.errors import UserError
+from oclr_jax.evaluate.scores import Record
+from oclr_jax.flow import FlowFolder, resize_flow
+from oclr_jax.inference import Segmenter, predict_window
+from oclr_jax.ops.metrics import assign, jaccard, order_accuracy
+from oclr_jax.tracking import compose_modal
+from oclr_jax.video.png import read_ids
+from oclr_jax.windows import frame_groups
+
+# An object that covers a smaller share of a window than this is not there.
+_ABSENT = 1e-6
+
+
+@dataclass(frozen=True)
+class SyntheticSequence:
+    """One sequence: flow and whole objects, front to back."""
+
+    name: str
+    flow: Callable[[], Float32[np.ndarray, "t h w 4"]]  # (u, v) at gaps 1 and -1, own pixels
+    amodal: Callable[[], Bool[np.ndarray, "t H W k"]]  # layer 0 in front, empty layers last
+
+
+def find_synthetic(name: str, data: str | os.PathLike) -> list[SyntheticSequence]:
+    """The sequences of a built `oclr_syn` (any configuration) or of the released Syn-Val.
+
+    Raises UserError where `data` is not what `name` says.
+    """
+    return _built(data) if name == "oclr_syn" else _released(Path(data))
+
+
+def _built(data: str | os.PathLike) -> list[SyntheticSequence]:
+    source, _ = open_built("oclr_syn", data)
+
+    def flow(index: int) -> Float32[np.ndarray, "t h w 4"]:
+        parts = [source[index][f"estimated_{way}_flow"] for way in ("forward", "backward")]
+        return np.concatenate(parts, axis=-1).astype(np.float32)
+
+    return [
+        SyntheticSequence(
+            f"validation_{index:06d}",
+            lambda index=index: flow(index),
+            lambda index=index: source[index]["amodal_segmentations"] > 0,
+        )
+        for index in range(len(source))
+    ]
+
+
+def _released(root: Path) -> list[SyntheticSequence]:
+    """The published layout: `AmodalAnnotations/<seq>/<layer>_<frame>.png`, layer 1 at the back.
+
+    The first character of a sequence's name is its number of objects.
+    """
+    frames, truth = root / "JPEGImages", root / "AmodalAnnotations"
+    if not (frames.is_dir() and truth.is_dir()):
+        raise UserError(
+            f"{root} is not laid out as Syn-Val is: expected JPEGImages/<sequence>, "
+            "AmodalAnnotations/<sequence>, Flows_gap1/<sequence> and Flows_gap-1/<sequence>."
+        )
+    names = sorted(path.name for path in frames.iterdir() if path.name[0] in "123")
+    if not names:
+        raise UserError(f"{frames} holds no sequence whose name begins with its objects' number.")
+
+    def stems(name: str) -> list[str]:
+        return sorted(path.stem for path in (frames / name).iterdir())
+
+    def flow(name: str) -> Float32[np.ndarray, "t h w 4"]:
+        return np.stack(list(FlowFolder(root, stems(name), (1, -1), sequence=name)))
+
+    def amodal(name: str) -> Bool[np.ndarray, "t H W k"]:
+        front_to_back = range(int(name[0]), 0, -1)
+        paths = [
+            [truth / name / f"{layer}_{stem}.png" for layer in front_to_back]
+            for stem in stems(name)
+        ]
+        return np.stack([np.stack([read_ids(p) > 127 for p in row], axis=-1) for row in paths])
+
+    return [
+        SyntheticSequence(name, lambda name=name: flow(name), lambda name=name: amodal(name))
+        for name in names
+    ]
+
+
+def score_synthetic(segmenter: Segmenter, sequence: SyntheticSequence) -> Record:
+    """The figures of one sequence under `paper`.
+
+    Per window of T frames modal and amodal masks are matched to the truth apart, on mean IoU; a
+    frame's J is the mean over the objects that are present in its window, and one in two windows
+    has the mean of both. Order: pairs of objects that occlude each other, matched by their amodal
+    masks. First paper, section 4.2 and table 1; the published program's rule.
+    """
+    model, amodal = segmenter.info.model, sequence.amodal()
+    flow = resize_flow(sequence.flow(), model.height, model.width)
+    modal = np.stack([np.stack(compose_modal(list(f)), 0) for f in np.moveaxis(amodal, -1, 1)])
+    modal = np.moveaxis(modal, 1, -1)
+    values: dict[int, list[tuple[float, float]]] = {}
+    right = pairs = 0
+    for group in frame_groups(len(flow), model.frames):
+        frames = sorted(set(group))
+        probability, order = predict_window(segmenter, flow[group])
+        found = probability[: len(frames)] > 0.5
+        front_to_back = np.argsort(order, kind="stable")
+        seen = np.zeros_like(found)
+        for at, layers in enumerate(np.moveaxis(found, -1, 1)):
+            composed = compose_modal([layers[layer] for layer in front_to_back])
+            for layer, mask in zip(front_to_back, composed, strict=True):
+                seen[at, ..., layer] = mask
+        modal_j, _ = _frame_j(_nearest(seen, modal.shape[1:3]), modal[frames])
+        amodal_j, partner = _frame_j(_nearest(found, amodal.shape[1:3]), amodal[frames])
+        for frame, one, other in zip(frames, modal_j, amodal_j, strict=True):
+            values.setdefault(frame, []).append((float(one), float(other)))
+        objects = sorted(partner)
+        depth = order[[partner[object] for object in objects]]
+        true_depth = np.array(objects)
+        now, all_pairs = order_accuracy(depth, true_depth, amodal[frames][..., objects])
+        right, pairs = right + now, pairs + all_pairs
+    by_frame = np.array([np.mean(values[frame], axis=0) for frame in sorted(values)])
+    figures = {"J": float(by_frame[:, 0].mean()), "J_amodal": float(by_frame[:, 1].mean())}
+    entry = {"frames": "all", "objects": {"all": figures}, **figures}
+    return {"paper": entry | {"count": len(by_frame), "pairs": pairs, "pairs_right": right}}
+
+
+def summarize_synthetic(records: dict[str, Record]) -> dict[str, dict[str, float]]:
+    """Means over all frames; the order's accuracy over all occluding pairs, where there are any."""
+    entries = [record["paper"] for record in records.values()]
+    counts = [entry["count"] for entry in entries]
+    means = {
+        name: float(np.average([entry[name] for entry in entries], weights=counts))
+        for name in ("J", "J_amodal")
+    }
+    pairs = sum(entry["pairs"] for entry in entries)
+    if pairs:
+        means["order"] = sum(entry["pairs_right"] for entry in entries) / pairs
+    return {"paper": means}
+
+
+def _frame_j(
+    found: Bool[np.ndarray, "t H W n"], truth: Bool[np.ndarray, "t H W k"]
+) -> tuple[Float64[np.ndarray, "t"], dict[int, int]]:
+    """J of each frame, mean over the objects in the window; the layer of each such object."""
+    tables = np.array(
+        [
+            [jaccard(found[..., layer], truth[..., object]) for object in range(truth.shape[-1])]
+            for layer in range(found.shape[-1])
+        ]
+    )
+    partner = {object: layer for layer, object in assign(tables.mean(axis=2))}
+    present = [o for o in partner if truth[..., o].mean() > _ABSENT]
+    if not present:
+        return np.zeros(len(truth)), {}
+    j = np.mean([tables[partner[object], object] for object in present], axis=0)
+    return j, {object: partner[object] for object in present}
+
+
+def _nearest(
+    masks: Bool[np.ndarray, "t h w n"], size: tuple[int, ...]
+) -> Bool[np.ndarray, "t H W n"]:
+    """Masks at the truth's resolution; the pixel at the top left of each, as published."""
+    height, width = size
+    if masks.shape[1:3] == (height, width):
+        return masks
+    resized = [
+        cv2.resize(frame.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        for frame in masks
+    ]
+    return np.stack(resized).reshape(len(masks), height, width, -1) > 0

@@ -1,0 +1,57 @@
+"""The figures as lines of text and as CSV; the protocol's name beside every number."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from oclr_jax.atomic import replacing
+
+# What a row of the printed table shows, where it is measured.
+_SHOWN = ("J&F", "J", "F", "SR", "J_amodal", "order")
+
+
+def format_table(report: dict[str, Any]) -> str:
+    """The report as lines of text."""
+    width = max(len(name) for name in [*report["sequences"], "mean"])
+    lines = [f"{report['title']}, {describe(report)}"]
+    lines += [f"  {name}: {what}" for name, what in report["protocols"].items()]
+    for name, record in report["sequences"].items():
+        numbers = "   ".join(f"{_row(entry, protocol)}" for protocol, entry in record.items())
+        counted = " / ".join(sorted({entry["frames"] for entry in record.values()}))
+        lines.append(f"{name:<{width}}   {numbers}   ({counted} frames)")
+    numbers = "   ".join(_row(entry, protocol) for protocol, entry in report["mean"].items())
+    return "\n".join([*lines, f"{'mean':<{width}}   {numbers}"])
+
+
+def describe(report: dict[str, Any]) -> str:
+    """What was scored, in words: masks of a folder, or weights, flow and gap."""
+    if report["results"]:
+        return f"masks in {report['results']}"
+    flow = report["flow"]
+    name = flow.get("estimator", flow.get("folder"))
+    return f"weights {report['weights']}, flow {name} at gap {report['gap']}"
+
+
+def _row(entry: dict[str, Any], protocol: str) -> str:
+    shown = [name for name in _SHOWN if isinstance(entry.get(name), float)]
+    return " ".join([protocol, *(f"{name} {entry[name]:.3f}" for name in shown)])
+
+
+def write_csv(path: Path, report: dict[str, Any]) -> None:
+    """One row for each object, sequence and protocol, and one for each mean."""
+    figures = list(dict.fromkeys(name for _, _, row in _rows(report) for name in row))
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["dataset", "gap", "protocol", "sequence", "object", *figures])
+        for protocol, place, row in _rows(report):
+            head = [report["title"], report["gap"], protocol, *place]
+            writer.writerow([*head, *(row.get(name, "") for name in figures)])
+
+
+def _rows(report: dict[str, Any]):
+    for sequence, record in report["sequences"].items():
+        for protocol, entry in record.items():
+            for object, figures in entry["objects"].items():
+                yield protocol, (sequence, object), figures
+    for protocol, figures in report["mean"].items():
+        yield protocol, ("mean", ""), figures

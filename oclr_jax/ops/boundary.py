@@ -1,0 +1,166 @@
+"""The boundary measure F of DAVIS, on 64 pixels at a time.
+
+A mask is packed into words of 64 bits, so that one instruction works on 64 pixels, and is cropped
+to the part where there is something. The result is the official evaluator's, to the last bit.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float64, UInt64
+
+# Share of the image's diagonal within which boundaries count as the same.
+TOLERANCE = 0.008
+_WORD = 64
+
+
+def boundary_f(
+    predicted: Bool[np.ndarray, "*n h w"],
+    truth: Bool[np.ndarray, "*n h w"],
+    void: Bool[np.ndarray, "*n h w"] | None = None,
+) -> Float64[np.ndarray, "*n"]:
+    """Boundary measure F of each frame, 0 to 1; 1 where neither mask has a boundary.
+
+    The harmonic mean of the share of predicted boundary pixels near a true one and of the share of
+    true ones near a predicted one. Near: within a disk of ceil(0.008 x diagonal) pixels. Pixels of
+    `void` are removed from both masks before boundaries are taken. Perazzi et al., "A Benchmark
+    Dataset and Evaluation Methodology for Video Object Segmentation", section 4.
+    """
+    *batch, height, width = predicted.shape
+    if void is not None:
+        predicted, truth = predicted & ~void, truth & ~void
+    radius = math.ceil(TOLERANCE * math.hypot(height, width))
+    frames = zip(
+        predicted.reshape(-1, height, width), truth.reshape(-1, height, width), strict=True
+    )
+    values = [_frame_f(one, other, radius) for one, other in frames]
+    return np.array(values, np.float64).reshape(batch)
+
+
+def _frame_f(
+    predicted: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"], radius: int
+) -> float:
+    boundaries = _boundaries(*_pack(predicted, truth, radius))
+    counts = [_count(boundary) for boundary in boundaries]
+    if not all(counts):
+        return float(counts[0] == counts[1])
+    # The boundaries in the other order: each is compared with the other's surroundings.
+    near = _dilate(boundaries, radius)[::-1]
+    precision, recall = (
+        _count(boundary & here) / count
+        for boundary, here, count in zip(boundaries, near, counts, strict=True)
+    )
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _pack(
+    predicted: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"], radius: int
+) -> tuple[UInt64[np.ndarray, "2 rows words"], bool, int | None]:
+    """Both masks as bits, cropped; whether the image's last row is in it; its last column.
+
+    Bit x of a row is column x of the crop. Every row ends in at least `radius` empty columns, so
+    that bits that are shifted out of a row do not arrive in the next one. Below and to the right
+    there is an empty row and column, where the image has one.
+    """
+    height, width = predicted.shape
+    words = -(-width // _WORD)
+    packed = np.zeros((2, height, 8 * words), np.uint8)
+    for mask, row in zip((predicted, truth), packed, strict=True):
+        row[:, : -(-width // 8)] = np.packbits(mask, axis=-1, bitorder="little")
+    bits = packed.view("<u8").astype(np.uint64, copy=False)
+    some = bits[0] | bits[1]
+    rows = np.flatnonzero(np.bitwise_or.reduce(some, axis=1))
+    columns = np.flatnonzero(np.bitwise_or.reduce(some, axis=0))
+    if not rows.size:
+        return np.zeros((2, 1, 1), np.uint64), False, None
+    # A boundary reaches one pixel up and to the left of its mask.
+    top, bottom = max(rows[0] - 1, 0), min(rows[-1] + 2, height)
+    left, right = max(columns[0] - 1, 0), columns[-1] + 1
+    crop = np.zeros((2, bottom - top, right - left + -(-radius // _WORD)), np.uint64)
+    crop[..., : right - left] = bits[:, top:bottom, left:right]
+    last = int(width - 1 - left * _WORD) if right == words else None
+    return crop, bool(bottom == height), last
+
+
+def _boundaries(
+    masks: UInt64[np.ndarray, "2 rows words"], last_row: bool, last_column: int | None
+) -> UInt64[np.ndarray, "2 rows words"]:
+    """Pixels that differ from their right, lower or lower right neighbour inside the image."""
+    below = np.zeros_like(masks)
+    below[:, :-1] = masks[:, 1:]
+    if last_row:
+        below[:, -1] = masks[:, -1]
+    differs = masks ^ _next_column(masks)
+    differs |= masks ^ _next_column(below)
+    if last_column is not None:
+        word, bit = divmod(last_column, _WORD)
+        differs[..., word] &= np.uint64((1 << bit) - 1)
+        differs[..., word + 1 :] = 0
+    return differs | (masks ^ below)
+
+
+def _next_column(bits: UInt64[np.ndarray, "2 rows words"]) -> UInt64[np.ndarray, "2 rows words"]:
+    shifted = bits >> np.uint64(1)
+    shifted[..., :-1] |= bits[..., 1:] << np.uint64(_WORD - 1)
+    return shifted
+
+
+def _dilate(
+    bits: UInt64[np.ndarray, "2 rows words"], radius: int
+) -> UInt64[np.ndarray, "2 rows words"]:
+    """Each bit grown to a disk: the pixels at a distance of at most `radius`.
+
+    The disk is built from its widest rows inwards: runs of each half width, the narrower the run
+    the further it is moved up and down. Bits in the empty columns at a row's end mean nothing.
+    """
+    half_widths = [math.isqrt(radius**2 - rows**2) for rows in range(radius + 1)]
+    runs, wide, half_width = {0: bits}, bits, 0
+    for wanted in sorted(set(half_widths) - {0}):
+        while half_width < wanted:
+            step = min(wanted - half_width, 2 * half_width + 1)
+            wide = _widen(wide, step)
+            half_width += step
+        runs[wanted] = wide
+    disk, rows = runs[half_widths[radius]], radius
+    for half_width in sorted(set(half_widths))[1:]:
+        # The run of this half width spans the rows up to `tallest`, so the narrower ones beside
+        # it have to be moved from there.
+        tallest = max(row for row in range(radius + 1) if half_widths[row] == half_width)
+        disk = _heighten(disk, rows - tallest)
+        disk |= runs[half_width]
+        rows = tallest
+    return _heighten(disk, rows)
+
+
+def _heighten(
+    bits: UInt64[np.ndarray, "2 rows words"], reach: int
+) -> UInt64[np.ndarray, "2 rows words"]:
+    """Every bit, and all bits up to `reach` rows above and below it."""
+    reached = 0
+    while reached < reach:
+        step = min(reach - reached, 2 * reached + 1)
+        taller = bits.copy()
+        if step < bits.shape[1]:
+            taller[:, step:] |= bits[:, :-step]
+            taller[:, :-step] |= bits[:, step:]
+        bits, reached = taller, reached + step
+    return bits
+
+
+def _widen(
+    bits: UInt64[np.ndarray, "2 rows words"], step: int
+) -> UInt64[np.ndarray, "2 rows words"]:
+    """Every bit, and the bits `step` columns before and after it."""
+    flat, here, over = bits.reshape(-1), np.uint64(step), np.uint64(_WORD - step)
+    wider, part = flat << here, flat >> here
+    wider |= part
+    wider |= flat
+    np.right_shift(flat, over, out=part)
+    wider[1:] |= part[:-1]
+    np.left_shift(flat, over, out=part)
+    wider[:-1] |= part[1:]
+    return wider.reshape(bits.shape)
+
+
+def _count(bits: UInt64[np.ndarray, "rows words"]) -> int:
+    return int(np.bitwise_count(bits).sum())
