@@ -18,7 +18,6 @@ from data_pipelines.builders.generation import generate_dataset
 from data_pipelines.builders.oclr_syn import OclrSynConfig, encode_sample, render_seen
 from data_pipelines.loaders import Loader, Sequences, dataset_directory, make_loader
 from data_pipelines.synthetic import SceneConfig
-from data_pipelines.synthetic.scene import LAYERS
 from oclr_jax.flow.estimator import DIS
 from oclr_jax.flow.gaps import gap_flows
 
@@ -27,7 +26,7 @@ _RENDER_SIZES = ((128, 224), (256, 448))  # the model grid, and the estimator's 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `data` understands."""
-    parser.add_argument("--sequences", type=int, default=6, help="clips to render at each size")
+    parser.add_argument("--sequences", type=int, default=24, help="clips to render at each size")
     parser.add_argument("--data_dir", help="load from here instead of a small dataset made anew")
     parser.add_argument("--config", default="syn_small", help="dataset in --data_dir")
     parser.add_argument("--batch_size", type=int, default=2, help="clips in a batch")
@@ -52,28 +51,30 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _print_rendering(height: int, width: int, sequences: int) -> None:
-    config = SceneConfig(render_height=height, render_width=width)
+    config = OclrSynConfig(scene=SceneConfig(render_height=height, render_width=width))
     estimator = DIS(height=height, width=width)
-    frames = sequences * config.frames
+    frames = sequences * config.scene.frames
     samples = []
 
     def draw() -> None:
         for index in range(sequences):
             rng = np.random.default_rng([0, 0, index])
-            samples.append(render_seen(rng, config, 1 + index % LAYERS))
+            samples.append(render_seen(rng, config.scene, config.kind(index)))
 
     def estimate() -> None:
         for sample in samples:
             gap_flows(sample["video"], (1, -1), estimator)
 
     def encode() -> None:
-        for sample in samples:
-            encode_sample(sample, estimator, "benchmark")
+        for index, sample in enumerate(samples):
+            encode_sample(sample, config.kind(index), estimator, "benchmark")
 
     size = f"{height}x{width}"
     rendering, estimating = _cpu_seconds(draw), _cpu_seconds(estimate)
     encoding = _cpu_seconds(encode) - estimating
-    print(f"render {size}: {frames / rendering:.0f} frames/s per core (RGB, exact flow, masks)")
+    print(
+        f"render {size}: {frames / rendering:.0f} frames/s per core (RGB, flow, occlusion, masks)"
+    )
     print(f"estimate flow {size}: {frames / estimating:.0f} frames/s per core (both gaps)")
     print(f"encode {size}: {frames / encoding:.0f} frames/s per core (resize, JPEG)")
     whole = rendering + estimating + encoding
