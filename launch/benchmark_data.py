@@ -5,6 +5,7 @@ runs on the machine does not count. Times that a training waits are wall-clock t
 """
 
 import argparse
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_dir", help="load from here instead of a small dataset made anew")
     parser.add_argument("--config", default="syn_small", help="dataset in --data_dir")
     parser.add_argument("--batch_size", type=int, default=2, help="clips in a batch")
+    parser.add_argument(
+        "--processes", type=int, nargs="+", default=[1, 2], help="numbers of rendering processes"
+    )
     parser.add_argument("--workers", type=int, default=0, help="worker processes of the loader")
     parser.add_argument("--steps", type=int, default=10, help="batches to load")
     parser.add_argument("--step_s", type=float, default=1.0, help="seconds of a simulated step")
@@ -45,13 +49,14 @@ def main(options: argparse.Namespace) -> None:
         _print_loading(dataset_directory(options.data_dir, options.config), options)
         return
     with tempfile.TemporaryDirectory() as folder:
-        config = OclrSynConfig(name="benchmark", splits={"train": 2 * options.batch_size})
-        directory, _ = generate_dataset(config, folder, DIS(), quiet=True)
+        for processes in options.processes:
+            directory = _print_generation(Path(folder) / str(processes), processes, options)
         _print_loading(directory, options)
 
 
 def _print_rendering(height: int, width: int, sequences: int) -> None:
-    config = OclrSynConfig(scene=SceneConfig(render_height=height, render_width=width))
+    scene = SceneConfig(render_height=height, render_width=width)
+    config = OclrSynConfig(name="benchmark", scene=scene)
     estimator = DIS(height=height, width=width)
     frames = sequences * config.scene.frames
     samples = []
@@ -79,6 +84,22 @@ def _print_rendering(height: int, width: int, sequences: int) -> None:
     print(f"encode {size}: {frames / encoding:.0f} frames/s per core (resize, JPEG)")
     whole = rendering + estimating + encoding
     print(f"all of it {size}: {frames / whole:.0f} frames/s per core")
+
+
+def _print_generation(folder: Path, processes: int, options: argparse.Namespace) -> Path:
+    """A whole dataset through `generate_dataset`, start of the processes included."""
+    splits = {"train": options.sequences}
+    config = OclrSynConfig(name="benchmark", splits=splits, sequences_per_shard=2)
+    start = time.perf_counter()
+    directory, _ = generate_dataset(config, folder, DIS(), processes=processes, quiet=True)
+    seconds = time.perf_counter() - start
+    size = sum(path.stat().st_size for path in directory.iterdir()) / options.sequences
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(
+        f"generate with {processes} processes: {options.sequences / seconds:.2f} sequences/s by "
+        f"the clock, {size / 1e6:.2f} MB each, at most {peak:.0f} MiB of memory a process"
+    )
+    return directory
 
 
 def _print_loading(directory: Path, options: argparse.Namespace) -> None:

@@ -95,7 +95,8 @@ def write_report(
         table["real"] = _of_videos(real, opened[0][0].info.metadata)
     title = f"oclr_syn/{'/'.join(datasets[0].resolve().parts[-2:])}"
     body = [f"<h1>{html.escape(title)}</h1>", _percentile_table(table)]
-    body += [_picture(_histogram(name, table)) for name in STATISTICS]
+    known = [name for name in STATISTICS if any(values[name] for values in table.values())]
+    body += [_picture(_histogram(name, table)) for name in known]
     _, source = opened[0]
     for index in _evenly(len(source), sheets):
         example = source[index]
@@ -223,7 +224,7 @@ def _percentile_table(table: dict[str, Values]) -> str:
                 f"<td>{x:.3g}</td>" for x in np.percentile(values[name], _PERCENTILES)
             )
             covered = ""
-            if data == "real":
+            if data == "real" and first[name]:
                 low, high = np.percentile(first[name], [1, 99])
                 share = np.mean([low <= value <= high for value in values[name]])
                 covered = f"{100 * share:.0f} %"

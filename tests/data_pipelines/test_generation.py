@@ -8,11 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from data_pipelines.builders.generation import generate_dataset
 from data_pipelines.builders.oclr_syn import OclrSyn
 from oclr_jax.errors import UserError
+from oclr_jax.video.png import write_png
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, str(ROOT / "launch" / "generate.py"), "--quiet"]
@@ -38,6 +41,14 @@ def test_number_of_processes_changes_no_byte(tiny_directory, tiny_config, tiny_e
 def test_tfds_own_preparation_gives_the_same_bytes(tiny_directory, tiny_estimator, tmp_path):
     builder = OclrSyn(data_dir=tmp_path, config="tiny", estimator=tiny_estimator)
     builder.download_and_prepare()
+    assert contents(Path(builder.data_dir)) == contents(tiny_directory)
+
+
+def test_beam_gives_the_same_bytes(tiny_directory, tiny_estimator, tmp_path):
+    pytest.importorskip("apache_beam", reason="needs the extra `beam`")
+    builder = OclrSyn(data_dir=tmp_path, config="tiny", estimator=tiny_estimator)
+    config = tfds.download.DownloadConfig(beam_runner="DirectRunner")
+    builder.download_and_prepare(download_config=config)
     assert contents(Path(builder.data_dir)) == contents(tiny_directory)
 
 
@@ -102,6 +113,29 @@ def test_command_tells_where_the_dataset_is(copied, tmp_path):
     out = subprocess.run([*command, "--seed", "1"], capture_output=True, text=True)
     assert out.returncode == 2
     assert "another seed" in out.stderr and "Traceback" not in out.stderr
+
+
+def test_sources_are_looked_at_before_anything_is_rendered(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "bad.png").write_bytes(b"no picture")
+    data_dir = tmp_path / "data"
+    command = [*COMMAND, "--config", "tiny", "--data_dir", str(data_dir), "--images", str(images)]
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert out.returncode == 2
+    assert len(out.stderr.splitlines()) == 1 and "bad.png" in out.stderr
+    assert not data_dir.exists()
+    image = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
+    write_png(images / "good.png", image)
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert "1 of 2 files are broken, left out: bad.png" in out.stderr
+    (card,) = data_dir.glob("oclr_syn/tiny/*/README.md")
+    assert "- images: images, 1 files, 1 broken left out; licence: not stated" in card.read_text()
+    # Other sources are other settings.
+    write_png(images / "more.png", image)
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert out.returncode == 2 and "another sources; remove it" in out.stderr
 
 
 def test_full_disk_is_told(tmp_path):
