@@ -2,11 +2,13 @@
 
 from typing import TypedDict
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
 
 from data_pipelines.synthetic import motion
 from data_pipelines.synthetic.paint import (
+    inverted,
     paint_backdrop,
     paint_effect,
     paint_part,
@@ -144,6 +146,9 @@ def _flows(
     flows = np.zeros((2, frames, height, width, 2), np.float32)
     occlusions = np.full((2, frames, height, width), NO_FRAME, np.uint8)
     pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+    ratio = np.array([scene.config.render_width / width, scene.config.render_height / height])
+    ratio = ratio.astype(np.float32)
+    points = ((pixels + np.float32(0.5)) * ratio - np.float32(0.5)).reshape(-1, 1, 2)
     first = 0
     if isinstance(scene.backdrop, Footage):
         _estimate_footage(scene.backdrop, gap, footage_flow, flows)
@@ -151,13 +156,11 @@ def _flows(
     for t in range(frames):
         targets = [(d, t + sign * gap) for d, sign in enumerate((1, -1))]
         targets = [(d, target) for d, target in targets if 0 <= target < frames]
-        for index in np.unique(owner[t]).tolist():
+        for index, where in _pixels_of_parts(owner[t]):
             if index >= first:
-                rows, columns = np.nonzero(owner[t] == index)
-                for direction, moved in _surface_flow(
-                    scene, inverses, index, rows, columns, t, targets
-                ):
-                    flows[direction, t, rows, columns] = moved
+                moved = _surface_flow(scene, inverses, index, points[where], t, targets)
+                for (direction, _), vectors in zip(targets, moved, strict=True):
+                    flows[direction, t].reshape(-1, 2)[where] = vectors / ratio
         for direction, target in targets:
             to = pixels + flows[direction, t]
             occlusions[direction, t] = _fate(to, owner[t], owner[target])
@@ -188,32 +191,39 @@ def _fate(to: np.ndarray, owner: np.ndarray, there: np.ndarray) -> np.ndarray:
     return np.where(outside, OUTSIDE, np.where(there[y, x] > owner, HIDDEN, SEEN))
 
 
+def _pixels_of_parts(owner: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Every part that is seen, with the flat indices of its pixels."""
+    flat = owner.ravel()
+    order = np.argsort(flat, kind="stable")
+    starts = np.flatnonzero(np.diff(flat[order])) + 1
+    groups = np.split(order, starts)
+    return [(int(flat[group[0]]), group) for group in groups]
+
+
 def _surface_flow(
     scene: Scene,
     inverses: list,
     index: int,
-    rows: np.ndarray,
-    columns: np.ndarray,
+    points: np.ndarray,
     t: int,
     targets: list[tuple[int, int]],
-):
-    """Exact flow of part `index` (0: the backdrop) at model-grid pixels, for each target frame."""
-    config = scene.config
+) -> list[np.ndarray]:
+    """Motion [n 2] of part `index` (0: the backdrop) to each target frame, rendered pixels.
+
+    `points` [n 1 2] are its points in frame t, in rendered pixels.
+    """
     part: Part = scene.backdrop if index == 0 else scene.parts[index - 1]
     body, inverse = scene.bodies[part.body], inverses[part.body]
-    ratio = np.array(
-        [config.render_width / config.width, config.render_height / config.height], np.float32
-    )
-    pixels = np.stack([columns, rows], -1).astype(np.float32)
-    points = (pixels + np.float32(0.5)) * ratio - np.float32(0.5)
+    if inverse is None:
+        back = inverted(body.homographies[t] @ part.pose[t])
+        steps = [body.homographies[to] @ part.pose[to] @ back for _, to in targets]
+        return [(cv2.perspectiveTransform(points, step) - points)[:, 0] for step in steps]
     flows = np.empty((len(targets), len(points), 2), np.float32)
     for start in range(0, len(points), _MAX_POINTS):
         chunk = slice(start, start + _MAX_POINTS)
-        at = points[chunk, None]
-        sprite = to_sprite(at, body, part, inverse, t)
+        sprite = to_sprite(points[chunk], body, part, inverse, t)
         # The inverse bend is interpolated: measure from where its answer really lies.
-        here = at if inverse is None else to_frame(sprite, body, part, t)
+        here = to_frame(sprite, body, part, t)
         for number, (_, target) in enumerate(targets):
-            moved = to_frame(sprite, body, part, target) - here
-            flows[number, chunk] = moved[:, 0] / ratio
-    return [(direction, flows[number]) for number, (direction, _) in enumerate(targets)]
+            flows[number, chunk] = (to_frame(sprite, body, part, target) - here)[:, 0]
+    return list(flows)
