@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 from absl import flags
 from etils import epath
 
-from data_pipelines.builders.oclr_syn import Rendering, encode_flow
+from data_pipelines.builders.examples import encode_flow
+from data_pipelines.builders.oclr_syn import Rendering
 from data_pipelines.transforms import Augmentation, Clip, augment, drop_unseen, resize_clip
 from oclr_jax.errors import UserError
 from oclr_jax.flow.gaps import gap_flows

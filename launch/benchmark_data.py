@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 from absl import logging
 
+from data_pipelines.builders.examples import encode_sample
 from data_pipelines.builders.generation import generate_dataset
-from data_pipelines.builders.oclr_syn import OclrSynConfig, encode_sample, render_seen
+from data_pipelines.builders.oclr_syn import OclrSynConfig, render_seen
 from data_pipelines.loaders import Loader, Sequences, dataset_directory, make_loader
 from data_pipelines.synthetic import SceneConfig
 from oclr_jax.flow.estimator import DIS

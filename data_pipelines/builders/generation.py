@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from data_pipelines.builders.card import write_card
+from data_pipelines.builders.examples import features
 from data_pipelines.builders.oclr_syn import (
     FILE_FORMAT,
     OclrSyn,
@@ -30,7 +31,6 @@ from data_pipelines.builders.oclr_syn import (
     Recipe,
     RecordWriter,
     Rendering,
-    features,
     shard_ranges,
 )
 from data_pipelines.synthetic import SceneConfig, Sources

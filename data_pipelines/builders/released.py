@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from data_pipelines.builders.examples import encode_flow, encode_jpeg
 from data_pipelines.builders.generation import build_dataset
-from data_pipelines.builders.oclr_syn import OclrSynConfig, encode_flow, encode_jpeg
+from data_pipelines.builders.oclr_syn import OclrSynConfig
 from data_pipelines.synthetic import DATA_VERSION, SceneConfig
 from data_pipelines.synthetic.scene import LAYERS
 from oclr_jax.errors import UserError

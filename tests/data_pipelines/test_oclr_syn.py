@@ -13,13 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from data_pipelines.builders.examples import encode_flow, encode_jpeg
 from data_pipelines.builders.oclr_syn import (
     MIN_SEEN,
     OclrSyn,
     OclrSynConfig,
     Rendering,
-    encode_flow,
-    encode_jpeg,
     render_seen,
     shard_ranges,
 )

@@ -251,6 +251,8 @@ def test_occluder_hides_and_moves_with_the_background():
         hidden += (sample["amodal"][..., 0] & sample["occluder"]).any()
         bare = render(dataclasses.replace(drawn, parts=drawn.parts[:-1]))
         assert (sample["segmentations"] == np.where(occluder, 0, bare["segmentations"])).all()
+        # Nothing is in front of it, whatever lies behind its outline in the next frame.
+        assert not (sample["forward_occlusion"][occluder] == HIDDEN).any()
         backdrop = render(dataclasses.replace(drawn, parts=(), effects=()))
         np.testing.assert_allclose(
             sample["forward_flow"][occluder], backdrop["forward_flow"][occluder], atol=0.02
