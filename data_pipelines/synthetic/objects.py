@@ -55,9 +55,9 @@ def sample_object(
     clock = motion.pause_clock(config.frames, stationary.astype(float))
     path = _sample_path(rng, config, camera, ground, clock, canvas)
     path = motion.ride_while_paused(path, ground.homographies, stationary)
-    bend, step, poses = None, canvas / 32, None
+    bend, step = None, canvas / 32
     if kind.motion == "spline":
-        shift = motion.control_shifts(rng, shape.control, clock, strength=rng.uniform(0.2, 1))
+        shift = motion.control_shifts(rng, shape.control, clock, strength=rng.uniform(0.4, 1))
         nodes = motion.node_grid(canvas, canvas, step)
         bend = motion.limit_slope(motion.thin_plate_bend(shape.control, shift, nodes), step)
     # Under a homography alone nothing bends at its joints either.
@@ -113,7 +113,7 @@ def _sample_positions(
         start = rng.normal(0.5, 0.13, 2) * frame
         velocity = rng.normal(0, 0.6, 2) * unit
         return start + velocity * clock[:, None] + sway * rng.uniform(1, 12) * unit
-    speed = log_uniform(rng, 0.8, config.max_speed) * unit
+    speed = log_uniform(rng, config.max_speed / 10, config.max_speed) * unit
     angle = rng.normal(0, 0.4) + np.pi * rng.integers(2)
     velocity = speed * np.array([np.cos(angle), np.sin(angle)])
     # Half way through the clip it is somewhere inside the frame.
@@ -126,7 +126,7 @@ def _limb_poses(
     rng: np.random.Generator, shape: Shape, clock: Float64[np.ndarray, " t"]
 ) -> Float64[np.ndarray, "limbs t 3 3"]:
     """Every joint swings at one pace, as legs and arms do, each with its own phase."""
-    beat = 2 * np.pi * clock / rng.uniform(8, 40)
+    beat = 2 * np.pi * clock / rng.uniform(7, 30)
     swing = np.array([limb.swing for limb in shape.limbs])
     phase = np.array([limb.phase for limb in shape.limbs])
     return motion.joint_poses(

@@ -34,12 +34,12 @@ class SceneConfig:
     static_camera: float = 0.2
     # Fastest pan; drawn log-uniformly from a 20th of it.
     max_pan: float = 14.0
-    # Fastest object; drawn log-uniformly from 0.8.
-    max_speed: float = 10.0
+    # Fastest object; drawn log-uniformly from a tenth of it.
+    max_speed: float = 12.0
     # Share of objects that the camera keeps near one place.
     followed: float = 0.55
     # Least mean speed of an object relative to the background.
-    min_relative_speed: float = 0.8
+    min_relative_speed: float = 1.2
     # Share of objects with a cast shadow, and share with a reflection as in water; both move with
     # the object and belong to the background.
     shadows: float = 0.35

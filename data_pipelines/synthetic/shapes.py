@@ -174,7 +174,7 @@ class _Plan:
 
 def _four_legged(rng: np.random.Generator) -> _Plan:
     plan = _Plan(rng, _blob_outline(rng, rng.uniform(0.35, 0.6), 0.12))
-    swing, thick = rng.uniform(0.1, 0.75), rng.uniform(0.1, 0.2)
+    swing, thick = rng.uniform(0.2, 0.95), rng.uniform(0.1, 0.2)
     length = rng.uniform(0.4, 0.9)
     beat = rng.uniform(0, 2 * np.pi)
     for side, x in enumerate((-0.72, -0.55, 0.55, 0.72)):
@@ -191,7 +191,7 @@ def _four_legged(rng: np.random.Generator) -> _Plan:
 def _two_legged(rng: np.random.Generator) -> _Plan:
     trunk = _blob_outline(rng, rng.uniform(0.4, 0.65), 0.08)[:, ::-1]
     plan = _Plan(rng, np.ascontiguousarray(trunk))
-    swing, thick = rng.uniform(0.1, 0.8), rng.uniform(0.16, 0.3)
+    swing, thick = rng.uniform(0.2, 1.0), rng.uniform(0.16, 0.3)
     leg, arm = rng.uniform(0.7, 1.1), rng.uniform(0.5, 0.85)
     beat = rng.uniform(0, 2 * np.pi)
     for side in (-1, 1):
@@ -212,7 +212,7 @@ def _free(rng: np.random.Generator) -> _Plan:
         lengths = list(rng.uniform(0.3, 0.8, int(rng.integers(1, 4))))
         widths = list(thick * np.linspace(1, 0.4, len(lengths) + 1))
         start = 0.4 * np.array([np.cos(angle), np.sin(angle)])
-        plan.limb(start, angle, lengths, widths, rng.uniform(0.1, 0.6), rng.uniform(0, 2 * np.pi))
+        plan.limb(start, angle, lengths, widths, rng.uniform(0.15, 0.8), rng.uniform(0, 2 * np.pi))
     return plan
 
 

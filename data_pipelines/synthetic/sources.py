@@ -86,7 +86,7 @@ class Sources:
     def silhouette(self, rng: np.random.Generator, size: int) -> Shape:
         """A real silhouette, resized and turned, or an articulated figure or blob."""
         if self.silhouettes is None:
-            return (blob if rng.random() < 0.3 else figure)(rng, size)
+            return (blob if rng.random() < 0.2 else figure)(rng, size)
         index = int(rng.integers(len(self.silhouettes.files)))
         ids = _read_ids(self.silhouettes.path / self.silhouettes.files[index])
         return from_mask(rng, ids == rng.choice(self.objects[index]), size)

@@ -12,6 +12,7 @@ from data_pipelines.synthetic.textures import texture
 from oclr_jax.errors import UserError
 from oclr_jax.flow.estimator import DIS
 from oclr_jax.video.png import write_ids, write_png
+from oclr_jax.video.writer import video_writer
 
 CONFIG = SceneConfig(
     frames=4,
@@ -122,6 +123,25 @@ def test_videos_too_short_go_there_and_back(sources):
         clip = sources.footage(np.random.default_rng(seed), 30, 45, 60)
         assert clip.shape == (30, 45, 60, 3)
         assert all((a != b).any() for a, b in zip(clip[:-1], clip[1:], strict=True))
+
+
+def test_video_files_are_read_and_what_breaks_off_is_passed_over(tmp_path, monkeypatch):
+    world = texture(np.random.default_rng(4), 100, 200)
+    with video_writer(tmp_path / "pan.mp4", 12, 64, 96) as write:
+        for t in range(10):
+            write(np.ascontiguousarray(world[10:74, 5 * t : 5 * t + 96]))
+    sources = open_sources(videos=tmp_path)
+    assert sources.videos.files == ("pan.mp4",)
+    clip = sources.footage(np.random.default_rng(0), 4, 48, 72)
+    assert clip.shape == (4, 48, 72, 3)
+    assert np.abs(np.diff(clip.astype(int), axis=0)).mean() > 1
+
+    def break_off(rng, path, wanted):
+        raise UserError("damaged")
+
+    monkeypatch.setattr("data_pipelines.synthetic.sources._read_frames", break_off)
+    with pytest.raises(UserError, match="10 background videos in a row"):
+        sources.footage(np.random.default_rng(0), 4, 48, 72)
 
 
 def test_crops_move_together():
