@@ -57,7 +57,7 @@ def sample_object(
     path = motion.ride_while_paused(path, ground.homographies, stationary)
     bend, step = None, canvas / 32
     if kind.motion == "spline":
-        shift = motion.control_shifts(rng, shape.control, clock, strength=rng.uniform(0.4, 1))
+        shift = motion.control_shifts(rng, shape.control, clock, strength=rng.uniform(0.2, 1))
         nodes = motion.node_grid(canvas, canvas, step)
         bend = motion.limit_slope(motion.thin_plate_bend(shape.control, shift, nodes), step)
     # Under a homography alone nothing bends at its joints either.

@@ -86,6 +86,8 @@ def test_a_changed_generator_is_a_new_version():
         paths = np.stack([body.homographies[:, :2] for body in scene.bodies])
         digest.update((np.round(paths, 2) + 0.0).astype("<f8").tobytes())
         digest.update(repr([part.sprite.shape for part in scene.parts]).encode())
+        bends = [body.bend for body in scene.bodies if body.bend is not None]
+        digest.update(repr([f"{np.abs(bend).mean():.2f}" for bend in bends]).encode())
     plan = [config.kind(index) for index in range(384)]
     digest.update(repr(plan).encode())
-    assert (DATA_VERSION, digest.hexdigest()[:16]) == ("2.0.0", "67ed5bbdea08d980")
+    assert (DATA_VERSION, digest.hexdigest()[:16]) == ("2.0.0", "4f57b382aaf4dd3f")
