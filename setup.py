@@ -57,6 +57,8 @@ setup(
             # TFDS imports it for a builder inside a package and does not declare it.
             "importlib_resources>=6.4",
         ],
+        # Generation on a cluster, through TFDS.
+        "beam": ["apache-beam>=2.77"],
         "test": [
             "pytest>=9.2",
             "hypothesis>=6.170",

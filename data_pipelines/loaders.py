@@ -1,4 +1,4 @@
-"""Batches of flow and masks from a generated dataset, through grain.
+"""Batches of flow and masks, from a generated dataset or rendered as they are needed, by grain.
 
 The batch of a step is a function of (dataset, settings, seed, step) alone: neither the number of
 workers nor an interruption changes it, and to resume a training is to read on from its step.
@@ -9,13 +9,18 @@ from collections.abc import Iterator
 from functools import cached_property, partial
 from typing import Any
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
 from etils import epath
 
+from data_pipelines.builders.examples import encode_flow
+from data_pipelines.builders.oclr_syn import Rendering
 from data_pipelines.transforms import Augmentation, Clip, augment, drop_unseen, resize_clip
 from oclr_jax.errors import UserError
+from oclr_jax.flow.gaps import gap_flows
+from oclr_jax.flow.resize import resize_flow
 from oclr_jax.types import Batch
 
 # What the loader reads of an example for each kind of flow: (gap +1, gap -1).
@@ -97,6 +102,39 @@ class Sequences:
             }
         )
         return records, fields
+
+
+class OnlineSequences:
+    """Sequences that are rendered when they are asked for, no two alike; as `Sequences` gives them.
+
+    Each is a function of the recipe and its index alone.
+    """
+
+    def __init__(self, recipe: Rendering, flow: str):
+        self.recipe, self.flow = recipe, flow
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """As `Sequences`, in the precision in which flow is stored."""
+        sample = self.recipe.sample("online", index)
+        forward, backward = sample["forward_flow"], sample["backward_flow"]
+        if self.flow == "estimated":
+            estimated = gap_flows(sample["video"], _GAPS, self.recipe.estimator)
+            estimated = resize_flow(estimated, *forward.shape[1:3])
+            forward, backward = estimated[..., :2], estimated[..., 2:]
+        return {
+            "forward": encode_flow(forward),
+            "backward": encode_flow(backward),
+            "amodal": sample["amodal"],
+            "segmentations": sample["segmentations"][..., None],
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # In a worker process, of which there are as many as there are cores to use.
+        cv2.setNumThreads(1)
 
 
 class Loader:
@@ -190,17 +228,7 @@ def make_loader(
     import grain
 
     sequences, settings = _open(directory, split, flow)
-    stored = settings["scene"]["frames"]
-    if not 1 <= frames <= stored:
-        raise UserError(
-            f"Clips of {frames} frames cannot be cut from {directory}, whose sequences have "
-            f"{stored}; ask for 1 to {stored} frames."
-        )
-    if not set(gaps) <= set(_GAPS) or not gaps:
-        raise UserError(
-            f"The dataset {directory} holds flow at the gaps 1 and -1, not at all of "
-            f"{tuple(gaps)}; use those."
-        )
+    _check_clips(f"The dataset {directory}", frames, settings["scene"]["frames"], gaps)
     if train and len(sequences) < batch_size:
         raise UserError(
             f"The split {split} of {directory} has {len(sequences)} sequences, too few for batches "
@@ -225,12 +253,67 @@ def make_loader(
     return Loader(dataset.batch(batch_size), settings, batches, workers)
 
 
+def make_online_loader(
+    recipe: Rendering,
+    *,
+    frames: int,
+    batch_size: int,
+    height: int,
+    width: int,
+    seed: int = 0,
+    gaps: tuple[int, ...] = _GAPS,
+    flow: str = "estimated",
+    augmentation: Augmentation | None = None,
+    workers: int = 0,
+) -> Loader:
+    """Opens an endless stream of training clips that the loader's workers render.
+
+    No sequence comes twice. Everything else is as with `make_loader` in training: the batch of a
+    step depends on the recipe, the settings and the step alone.
+
+    Args:
+      recipe: which scenes, from which seed, with which estimator and sources.
+      frames, batch_size, height, width, seed, gaps, flow, augmentation, workers: as `make_loader`.
+
+    Raises:
+      UserError: the clips do not fit the recipe's sequences.
+    """
+    import grain
+
+    if flow not in _FLOW_FIELDS:
+        raise UserError(f"There is no {flow} flow; choose one of {', '.join(_FLOW_FIELDS)}.")
+    _check_clips(f"The online data {recipe.config.name}", frames, recipe.config.scene.frames, gaps)
+    make_clip = partial(
+        training_clip,
+        frames=frames,
+        grid=(height, width),
+        gaps=tuple(gaps),
+        augmentation=augmentation or Augmentation(),
+    )
+    sequences = grain.MapDataset.source(OnlineSequences(recipe, flow)).seed(seed)
+    dataset = sequences.random_map(make_clip).batch(batch_size)
+    return Loader(dataset, recipe.settings(), _ENDLESS // batch_size, workers)
+
+
+def _check_clips(what: str, frames: int, stored: int, gaps: tuple[int, ...]) -> None:
+    if not 1 <= frames <= stored:
+        raise UserError(
+            f"{what} has sequences of {stored} frames, from which clips of {frames} cannot be cut; "
+            f"ask for 1 to {stored} frames."
+        )
+    if not set(gaps) <= set(_GAPS) or not gaps:
+        raise UserError(
+            f"{what} holds flow at the gaps 1 and -1, not at all of {tuple(gaps)}; use those."
+        )
+
+
 def _open(directory: str | os.PathLike, split: str, flow: str) -> tuple[Sequences, dict[str, Any]]:
     if flow not in _FLOW_FIELDS:
         raise UserError(f"There is no {flow} flow; choose one of {', '.join(_FLOW_FIELDS)}.")
     try:
         info = tfds.builder_from_directory(directory).info
-        names, settings = ", ".join(info.splits), dict(info.metadata)
+        # Version 1 of the data did not say; all of it was rendered.
+        names, settings = ", ".join(info.splits), {"exact_flow": True, **info.metadata}
     except Exception as error:  # TFDS has one for each file that may be missing or broken
         raise UserError(
             f"{directory} is not a dataset that launch/generate.py made; name the folder with its "
@@ -240,6 +323,10 @@ def _open(directory: str | os.PathLike, split: str, flow: str) -> tuple[Sequence
         files = [path for path in part.filepaths if path.exists()]
         if sum(path.stat().length for path in files) != part.num_bytes:
             raise _broken(directory, f"the files of {part.name}")
+    if flow == "exact" and not settings["exact_flow"]:
+        raise UserError(
+            f"The dataset {directory} was imported and has no exact flow; use estimated."
+        )
     sequences = Sequences(directory, split, flow)
     try:
         count = len(sequences)

@@ -5,6 +5,7 @@ runs on the machine does not count. Times that a training waits are wall-clock t
 """
 
 import argparse
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,11 +15,11 @@ import cv2
 import numpy as np
 from absl import logging
 
+from data_pipelines.builders.examples import encode_sample
 from data_pipelines.builders.generation import generate_dataset
-from data_pipelines.builders.oclr_syn import OclrSynConfig, encode_sample, render_seen
+from data_pipelines.builders.oclr_syn import OclrSynConfig, render_seen
 from data_pipelines.loaders import Loader, Sequences, dataset_directory, make_loader
 from data_pipelines.synthetic import SceneConfig
-from data_pipelines.synthetic.scene import LAYERS
 from oclr_jax.flow.estimator import DIS
 from oclr_jax.flow.gaps import gap_flows
 
@@ -27,10 +28,13 @@ _RENDER_SIZES = ((128, 224), (256, 448))  # the model grid, and the estimator's 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `data` understands."""
-    parser.add_argument("--sequences", type=int, default=6, help="clips to render at each size")
+    parser.add_argument("--sequences", type=int, default=24, help="clips to render at each size")
     parser.add_argument("--data_dir", help="load from here instead of a small dataset made anew")
     parser.add_argument("--config", default="syn_small", help="dataset in --data_dir")
     parser.add_argument("--batch_size", type=int, default=2, help="clips in a batch")
+    parser.add_argument(
+        "--processes", type=int, nargs="+", default=[1, 2], help="numbers of rendering processes"
+    )
     parser.add_argument("--workers", type=int, default=0, help="worker processes of the loader")
     parser.add_argument("--steps", type=int, default=10, help="batches to load")
     parser.add_argument("--step_s", type=float, default=1.0, help="seconds of a simulated step")
@@ -46,38 +50,60 @@ def main(options: argparse.Namespace) -> None:
         _print_loading(dataset_directory(options.data_dir, options.config), options)
         return
     with tempfile.TemporaryDirectory() as folder:
-        config = OclrSynConfig(name="benchmark", splits={"train": 2 * options.batch_size})
-        directory, _ = generate_dataset(config, folder, DIS(), quiet=True)
+        for processes in options.processes:
+            directory = _print_generation(Path(folder) / str(processes), processes, options)
         _print_loading(directory, options)
 
 
 def _print_rendering(height: int, width: int, sequences: int) -> None:
-    config = SceneConfig(render_height=height, render_width=width)
+    scene = SceneConfig(render_height=height, render_width=width)
+    config = OclrSynConfig(name="benchmark", scene=scene)
     estimator = DIS(height=height, width=width)
-    frames = sequences * config.frames
+    frames = sequences * config.scene.frames
     samples = []
 
     def draw() -> None:
         for index in range(sequences):
             rng = np.random.default_rng([0, 0, index])
-            samples.append(render_seen(rng, config, 1 + index % LAYERS))
+            samples.append(render_seen(rng, config.scene, config.kind(index)))
 
     def estimate() -> None:
         for sample in samples:
             gap_flows(sample["video"], (1, -1), estimator)
 
+    def no_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.zeros((len(first), height, width, 2), np.float32)
+
     def encode() -> None:
-        for sample in samples:
-            encode_sample(sample, estimator, "benchmark")
+        for index, sample in enumerate(samples):
+            encode_sample(sample, config.kind(index), no_flow, "benchmark")
 
     size = f"{height}x{width}"
     rendering, estimating = _cpu_seconds(draw), _cpu_seconds(estimate)
-    encoding = _cpu_seconds(encode) - estimating
-    print(f"render {size}: {frames / rendering:.0f} frames/s per core (RGB, exact flow, masks)")
+    encoding = _cpu_seconds(encode)
+    print(
+        f"render {size}: {frames / rendering:.0f} frames/s per core (RGB, flow, occlusion, masks)"
+    )
     print(f"estimate flow {size}: {frames / estimating:.0f} frames/s per core (both gaps)")
     print(f"encode {size}: {frames / encoding:.0f} frames/s per core (resize, JPEG)")
     whole = rendering + estimating + encoding
     print(f"all of it {size}: {frames / whole:.0f} frames/s per core")
+
+
+def _print_generation(folder: Path, processes: int, options: argparse.Namespace) -> Path:
+    """A whole dataset through `generate_dataset`, start of the processes included."""
+    splits = {"train": options.sequences}
+    config = OclrSynConfig(name="benchmark", splits=splits, sequences_per_shard=2)
+    start = time.perf_counter()
+    directory, _ = generate_dataset(config, folder, DIS(), processes=processes, quiet=True)
+    seconds = time.perf_counter() - start
+    size = sum(path.stat().st_size for path in directory.iterdir()) / options.sequences
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(
+        f"generate with {processes} processes: {options.sequences / seconds:.2f} sequences/s by "
+        f"the clock, {size / 1e6:.2f} MB each, at most {peak:.0f} MiB of memory a process"
+    )
+    return directory
 
 
 def _print_loading(directory: Path, options: argparse.Namespace) -> None:

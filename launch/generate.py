@@ -1,5 +1,6 @@
 """Renders a synthetic dataset: `python launch/generate.py --config syn_small --data_dir data`.
 
+Textures, silhouettes and background videos are procedural unless folders of them are named.
 The same seed gives the same bytes, whatever the number of processes. An interrupted run goes on
 where it stopped when the same command is given again.
 """
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_pipelines.builders.generation import generate_dataset
 from data_pipelines.builders.oclr_syn import OclrSyn
+from data_pipelines.synthetic import Sources, open_sources
 from oclr_jax.errors import UserError
 from oclr_jax.flow.estimator import DIS, DIS_PRESETS
 
@@ -32,12 +34,19 @@ def main(arguments: list[str] | None = None) -> int:
         default=DIS.preset,
         help="of DIS flow (default: %(default)s)",
     )
+    parser.add_argument("--images", help="folder of jpg or png files: textures")
+    parser.add_argument(
+        "--silhouettes", help="folder of annotations as DAVIS or YouTube-VOS has them: shapes"
+    )
+    parser.add_argument("--videos", help="folder of video files or of folders of frames")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     config = configs[options.config]
     # Flow is estimated at the resolution of the rendered frames.
     estimator = DIS(config.scene.render_height, config.scene.render_width, options.preset)
     try:
+        sources = open_sources(options.images, options.silhouettes, options.videos)
+        _name_broken_files(sources)
         directory, rendered = generate_dataset(
             config,
             options.data_dir,
@@ -45,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             seed=options.seed,
             processes=options.processes,
             quiet=options.quiet,
+            sources=sources,
         )
     except UserError as error:
         print(error, file=sys.stderr)
@@ -57,6 +67,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     print(f"{directory} {'is ready' if rendered else 'was there already; nothing to do'}")
     return 0
+
+
+def _name_broken_files(sources: Sources) -> None:
+    for folder in (sources.images, sources.silhouettes, sources.videos):
+        if folder is not None and folder.broken:
+            names = ", ".join(folder.broken[:10]) + (", ..." if len(folder.broken) > 10 else "")
+            count = f"{len(folder.broken)} of {len(folder.broken) + len(folder.files)}"
+            print(f"{folder.path}: {count} files are broken, left out: {names}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 # `launch` is run from a checkout, installed or not; the loader's workers need it too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -16,8 +17,11 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from data_pipelines.loaders import dataset_directory, make_loader
+from data_pipelines.builders.oclr_syn import OclrSyn, Rendering
+from data_pipelines.loaders import Loader, dataset_directory, make_loader, make_online_loader
+from data_pipelines.synthetic import open_sources
 from oclr_jax.errors import UserError
+from oclr_jax.flow.estimator import DIS
 from oclr_jax.train.loop import Data, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,15 +38,7 @@ def open_data(config: ConfigDict) -> Data:
         "width": model.width,
         "gaps": tuple(model.gaps),
     }
-    training = make_loader(
-        dataset_directory(config.data.dir, config.data.train),
-        "train",
-        batch_size=config.batch_size,
-        seed=config.seed,
-        workers=config.data.workers,
-        train=True,
-        **clips,
-    )
+    training = _open_training(config, clips)
     validation = make_loader(
         dataset_directory(config.data.dir, config.data.validation),
         "validation",
@@ -56,6 +52,28 @@ def open_data(config: ConfigDict) -> Data:
         version=training.settings["data_version"],
         flow=training.settings["flow"],
     )
+
+
+def _open_training(config: ConfigDict, clips: dict[str, Any]) -> Loader:
+    """Stored training clips, or the stream that is rendered while the training runs."""
+    data = config.data
+    batches = {
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "workers": data.workers,
+        "flow": data.flow,
+    }
+    if not data.online:
+        directory = dataset_directory(data.dir, data.train)
+        return make_loader(directory, "train", train=True, **batches, **clips)
+    rendered = {each.name: each for each in OclrSyn.BUILDER_CONFIGS}
+    if data.train not in rendered:
+        raise UserError(f"There is no data {data.train!r} to render; choose from {list(rendered)}.")
+    scene = rendered[data.train].scene
+    sources = open_sources(data.images or None, data.silhouettes or None, data.videos or None)
+    estimator = DIS(scene.render_height, scene.render_width)
+    recipe = Rendering(rendered[data.train], config.seed, estimator, sources)
+    return make_online_loader(recipe, **batches, **clips)
 
 
 def keep_compiled_programs() -> None:

@@ -31,8 +31,9 @@ FLOOR_OF = {f"oclr_jax.{room}": floor for floor, rooms in enumerate(FLOORS) for 
 # The others: the package itself offers, lazily, what `segment` has; data workers stay without jax.
 ALSO_ALLOWED = {
     "oclr_jax": {"oclr_jax.segment"},
-    "data_pipelines": {"oclr_jax.types", "oclr_jax.errors", "oclr_jax.atomic", "oclr_jax.flow"}
-    | {"oclr_jax.benchmarks"},
+    "data_pipelines": {
+        f"oclr_jax.{room}" for room in ("types", "errors", "atomic", "benchmarks", "flow", "video")
+    },
     "configs": set(),
 }
 NO_JAX = {*ALSO_ALLOWED, "oclr_jax.types", "oclr_jax.errors", "oclr_jax.atomic"}

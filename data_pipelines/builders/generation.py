@@ -22,16 +22,19 @@ import cv2
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from data_pipelines.builders.card import write_card
+from data_pipelines.builders.examples import features
 from data_pipelines.builders.oclr_syn import (
     FILE_FORMAT,
     OclrSyn,
     OclrSynConfig,
+    Recipe,
     RecordWriter,
-    features,
-    render_examples,
-    settings,
+    Rendering,
     shard_ranges,
 )
+from data_pipelines.synthetic import SceneConfig, Sources
+from data_pipelines.synthetic.sources import PROCEDURAL
 from oclr_jax.atomic import replacing
 from oclr_jax.errors import UserError
 from oclr_jax.flow.estimator import PairEstimator
@@ -63,6 +66,7 @@ def generate_dataset(
     seed: int = 0,
     processes: int = 1,
     quiet: bool = False,
+    sources: Sources = PROCEDURAL,
 ) -> tuple[Path, bool]:
     """Renders a dataset into `data_dir/oclr_syn/<config>/<version>`.
 
@@ -77,6 +81,7 @@ def generate_dataset(
       seed: first seed of every sequence's generator.
       processes: how many render at the same time; makes no difference to the bytes.
       quiet: no progress bar (there is none either where standard error is not a terminal).
+      sources: what scenes are made of, from `open_sources`.
 
     Returns:
       The directory for `tfds.builder_from_directory` and `make_loader`, and whether anything had
@@ -86,17 +91,29 @@ def generate_dataset(
       UserError: there is a dataset with other settings; or it cannot be written.
       KeyboardInterrupt: passed on once every process has stopped; finished files are kept.
     """
-    if processes < 1:
-        raise UserError(f"{processes} processes cannot render anything; use at least 1.")
     if seed < 0:
         raise UserError(f"A seed cannot be negative, and {seed} is; use 0 or more.")
+    recipe = Rendering(config, seed, estimator, sources)
+    return build_dataset(config, data_dir, recipe, processes, quiet)
+
+
+def build_dataset(
+    config: OclrSynConfig,
+    data_dir: str | os.PathLike,
+    recipe: Recipe,
+    processes: int = 1,
+    quiet: bool = False,
+) -> tuple[Path, bool]:
+    """As `generate_dataset`, with examples of any recipe."""
+    if processes < 1:
+        raise UserError(f"{processes} processes cannot make anything; use at least 1.")
     if "://" in str(data_dir):
         raise UserError(
             f"Datasets are rendered to a local disk, not to {data_dir}; copy the folder afterwards."
         )
-    builder = OclrSyn(data_dir=data_dir, config=config, estimator=estimator, seed=seed)
+    builder = OclrSyn(data_dir=data_dir, config=config, recipe=recipe)
     directory = Path(builder.data_dir)
-    wanted = settings(config, seed, estimator)
+    wanted = recipe.settings()
     if directory.exists():
         _check_settings(directory, wanted)
         return directory, False
@@ -174,14 +191,14 @@ def _render_missing(builder: OclrSyn, shards: list[_Shard], processes: int, quie
 
 def _render_shards(builder: OclrSyn, shards: list[_Shard], processes: int) -> Iterator[int]:
     """Renders files in parallel; yields the number of sequences rendered, a few times a second."""
-    config, seed, estimator = builder.builder_config, builder.seed, builder.estimator
     # Spawned, because forking a process that runs threads (jax, OpenCV) can hang.
     context = multiprocessing.get_context("spawn")
     rendered, stop = context.Value("q", 0), context.Event()
     with ProcessPoolExecutor(
         min(processes, len(shards)), context, _start_process, (rendered, stop)
     ) as pool:
-        pending = {pool.submit(_write_shard, config, seed, shard, estimator) for shard in shards}
+        scene = builder.builder_config.scene
+        pending = {pool.submit(_write_shard, builder.recipe, scene, shard) for shard in shards}
         try:
             while pending:
                 done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -213,11 +230,11 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def _write_shard(config: OclrSynConfig, seed: int, shard: _Shard, estimator: PairEstimator) -> None:
-    serializer = features(config.scene)
+def _write_shard(recipe: Recipe, scene: SceneConfig, shard: _Shard) -> None:
+    serializer = features(scene)
 
     def records() -> Iterator[tuple[int, bytes]]:
-        for index, example in render_examples(config, seed, shard.split, shard.indices, estimator):
+        for index, example in recipe.examples(shard.split, shard.indices):
             if _stop.is_set():
                 raise _Stopped
             yield index, serializer.serialize_example(example)
@@ -243,6 +260,7 @@ def _finish(builder: OclrSyn, shards: list[_Shard], unfinished: Path, directory:
         )
     builder.info.set_splits(tfds.core.splits.SplitDict(infos))
     builder.info.write_to_directory(unfinished)
+    write_card(unfinished)
     for leftover in unfinished.glob(".*"):  # of processes that were killed while they wrote
         leftover.unlink()
     os.rename(unfinished, directory)

@@ -10,30 +10,35 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float16, Float32, UInt8
 from tensorflow_datasets.core import file_adapters
 from tensorflow_datasets.core.writer import ExampleWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipelines.synthetic import DATA_VERSION, Sample, SceneConfig, render, sample_scene
-from data_pipelines.synthetic.scene import LAYERS
+from data_pipelines.builders.card import write_card
+from data_pipelines.builders.examples import encode_sample, features
+from data_pipelines.synthetic import (
+    DATA_VERSION,
+    Sample,
+    SceneConfig,
+    SceneKind,
+    Sources,
+    compose_scene,
+    render,
+)
+from data_pipelines.synthetic.plan import BACKGROUNDS, scene_kind
+from data_pipelines.synthetic.sources import PROCEDURAL
 from oclr_jax.errors import UserError
 from oclr_jax.flow.estimator import PairEstimator
-from oclr_jax.flow.gaps import gap_flows
-from oclr_jax.flow.resize import resize_flow
 
 FILE_FORMAT = "array_record"  # TFDS's own default would need TensorFlow
 
 # The second seed of a split's generator. A number once given to a split stays with it.
-SPLIT_IDS = {"train": 0, "validation": 1}
+SPLIT_IDS = {"train": 0, "validation": 1, "online": 2}
 
-FLOW_STEP = 1 / 64  # px; stored flow is rounded to this, which halves its size on disk
-JPEG_QUALITY = 95
 MIN_SEEN = 0.001  # share of the frame that each object shows in its best frame, at least
 _ATTEMPTS = 20  # scenes drawn for one sequence; about one in forty hides an object
 
@@ -49,15 +54,72 @@ class OclrSynConfig(tfds.core.BuilderConfig):
 
     scene: SceneConfig = dataclasses.field(default_factory=SceneConfig)  # sizes, lengths, ranges
     splits: Mapping[str, int] = dataclasses.field(default_factory=dict)  # sequences per split
+    objects: tuple[int, ...] = (1, 2, 3)  # numbers of objects, by turns
+    backgrounds: tuple[str, ...] = BACKGROUNDS  # "image", "video" or both
     sequences_per_shard: int = 16  # sequences in a file; an interrupted build redoes at most one
+
+    def kind(self, index: int) -> SceneKind:
+        """The kind of scene that sequence `index` of any split shows."""
+        return scene_kind(index, self.objects, self.backgrounds)
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """What makes the examples of a dataset; it is sent to the processes that do so."""
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that the dataset's bytes depend on, as JSON; stored as its metadata."""
+
+    def examples(self, split: str, indices: range) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Sequences of a split: (index, example of `features`)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendering:
+    """The recipe of synthetic sequences, each a function of (seed, split, index) alone."""
+
+    config: OclrSynConfig  # what to render
+    seed: int  # first seed of every sequence's generator
+    estimator: PairEstimator  # gives the estimated flow
+    sources: Sources = PROCEDURAL  # what scenes are made of
+
+    def settings(self) -> dict[str, Any]:
+        """As `Recipe`."""
+        values = {
+            "data_version": DATA_VERSION,
+            "seed": self.seed,
+            "splits": dict(self.config.splits),
+            "sequences_per_shard": self.config.sequences_per_shard,
+            "objects": self.config.objects,
+            "backgrounds": self.config.backgrounds,
+            "scene": dataclasses.asdict(self.config.scene),
+            "sources": self.sources.settings(),
+            "flow": self.estimator.settings(),
+            "exact_flow": True,
+        }
+        return json.loads(json.dumps(values))
+
+    def examples(self, split: str, indices: range) -> Iterator[tuple[int, dict[str, Any]]]:
+        """As `Recipe`."""
+        for index in indices:
+            sample = self.sample(split, index)
+            name = f"{split}_{index:06d}"
+            yield index, encode_sample(sample, self.config.kind(index), self.estimator, name)
+
+    def sample(self, split: str, index: int) -> Sample:
+        """One sequence as it is rendered."""
+        rng = np.random.default_rng([self.seed, SPLIT_IDS[split], index])
+        kind = self.config.kind(index)
+        return render_seen(rng, self.config.scene, kind, self.sources, self.estimator)
 
 
 class OclrSyn(tfds.core.ShardBasedBuilder):
-    """Renders `oclr_syn`; reading needs only `tfds.builder_from_directory`.
+    """Builds `oclr_syn`; reading needs only `tfds.builder_from_directory`.
 
     `estimator` gives the estimated flow: a callable on pairs of frames with a `settings()` that is
     stored with the data (`oclr_jax.flow`). It is needed to render, not to read. `seed` is the first
-    seed of every sequence's generator.
+    seed of every sequence's generator, `sources` what scenes are made of. Another `recipe` makes
+    other examples of the same form.
     """
 
     VERSION = tfds.core.Version(DATA_VERSION)
@@ -75,14 +137,33 @@ class OclrSyn(tfds.core.ShardBasedBuilder):
             splits={"train": 528, "validation": 48},
         ),
         OclrSynConfig(
+            name="syn_train",
+            description="Syn-Train of table B5: 4,608 sequences of 1, 2 and 3 objects.",
+            splits={"train": 4608},
+        ),
+        OclrSynConfig(
             name="syn_val",
-            description="384 sequences to validate on; shares none with the training splits.",
+            description="Syn-Val of table B5: 384 sequences of 1, 2 and 3 objects.",
             splits={"validation": 384},
         ),
         OclrSynConfig(
-            name="syn_train",
-            description="4,608 sequences to train on, as many as the paper has.",
-            splits={"train": 4608},
+            name="syn_single",
+            description="Syn-Single of table B5: 256 sequences of one object.",
+            splits={"validation": 256},
+            objects=(1,),
+        ),
+        OclrSynConfig(
+            name="single_homography",
+            description="Of one object before images that a homography moves (table E6, A and B).",
+            splits={"train": 1536},
+            objects=(1,),
+            backgrounds=("image",),
+        ),
+        OclrSynConfig(
+            name="single_both",
+            description="Of one object before images and videos (table E6, C).",
+            splits={"train": 1536},
+            objects=(1,),
         ),
     ]
 
@@ -91,12 +172,22 @@ class OclrSyn(tfds.core.ShardBasedBuilder):
         *,
         estimator: PairEstimator | None = None,
         seed: int = 0,
+        sources: Sources = PROCEDURAL,
+        recipe: Recipe | None = None,
         file_format: str = FILE_FORMAT,
         **kwargs: Any,
     ):
-        self.estimator = estimator
-        self.seed = seed
+        self._ingredients = seed, estimator, sources
+        self._given_recipe = recipe
         super().__init__(file_format=file_format, **kwargs)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What makes the examples; None where there is no estimator and nothing can be made."""
+        seed, estimator, sources = self._ingredients
+        if self._given_recipe is not None or estimator is None:
+            return self._given_recipe
+        return Rendering(self.builder_config, seed, estimator, sources)
 
     def _info(self) -> tfds.core.DatasetInfo:
         # Built by hand, because `create_dataset_info` looks for files beside the code.
@@ -104,24 +195,27 @@ class OclrSyn(tfds.core.ShardBasedBuilder):
             builder=self,
             description=_DESCRIPTION,
             features=features(self.builder_config.scene),
-            metadata=tfds.core.MetadataDict(
-                settings(self.builder_config, self.seed, self.estimator)
-            ),
+            metadata=tfds.core.MetadataDict(self.recipe.settings() if self.recipe else {}),
         )
 
     def _example_writer(self) -> ExampleWriter:
         return RecordWriter()
 
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        """TFDS's own preparation, on a Beam cluster too; the dataset's card is added to it."""
+        super().download_and_prepare(**kwargs)
+        write_card(self.data_dir)
+
     def _shard_iterators_per_split(self, dl_manager):
         del dl_manager  # nothing is downloaded
-        if self.estimator is None:
+        if self.recipe is None:
             raise UserError(
                 "Rendering oclr_syn needs a flow estimator; run launch/generate.py, which gives it."
             )
         config = self.builder_config
         return {
             split: [
-                partial(render_examples, config, self.seed, split, indices, self.estimator)
+                partial(self.recipe.examples, split, indices)
                 for indices in shard_ranges(config, split)
             ]
             for split in config.splits
@@ -150,165 +244,31 @@ def _in_field_order(record: bytes) -> bytes:
     return tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True)
 
 
-def settings(config: OclrSynConfig, seed: int, estimator: PairEstimator | None) -> dict[str, Any]:
-    """Everything that a dataset's bytes depend on, as JSON; stored as its metadata."""
-    values = {
-        "data_version": DATA_VERSION,
-        "seed": seed,
-        "splits": dict(config.splits),
-        "sequences_per_shard": config.sequences_per_shard,
-        "scene": dataclasses.asdict(config.scene),
-        "flow": estimator.settings() if estimator is not None else None,
-    }
-    return json.loads(json.dumps(values))
-
-
 def shard_ranges(config: OclrSynConfig, split: str) -> list[range]:
     """The indices of the sequences in each file of a split."""
     count, size = config.splits[split], config.sequences_per_shard
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def render_examples(
-    config: OclrSynConfig, seed: int, split: str, indices: range, estimator: PairEstimator
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Renders sequences of a split; yields (index, example of `features`)."""
-    for index in indices:
-        rng = np.random.default_rng([seed, SPLIT_IDS[split], index])
-        # 1, 2, 3 objects by turns, so that every prefix of a split has them in equal parts.
-        objects = 1 + index % LAYERS
-        sample = render_seen(rng, config.scene, objects)
-        yield index, encode_sample(sample, estimator, name=f"{split}_{index:06d}")
-
-
-def features(scene: SceneConfig) -> tfds.features.FeaturesDict:
-    """The documented fields of an example."""
-    t, h, w = scene.frames, scene.height, scene.width
-
-    def array(shape, dtype, doc):
-        # As raw bytes: the record is compressed anyway, and decoding is then a mere view.
-        return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes", doc=doc)
-
-    def flow(doc):
-        return array(
-            (t, h, w, 2),
-            np.float16,
-            f"{doc}; (u, v) = (right, down) in pixels of this grid, float16 rounded to 1/64 px "
-            "(error up to 1/128 px below 32 px, 1/64 px below 64 px, 1/32 px below 128 px)",
-        )
-
-    return tfds.features.FeaturesDict(
-        {
-            "video": {
-                "frames": tfds.features.Sequence(
-                    tfds.features.Image(
-                        shape=(scene.render_height, scene.render_width, 3),
-                        encoding_format="jpeg",
-                        doc=f"RGB, uint8, at the rendering resolution; JPEG quality {JPEG_QUALITY}",
-                    ),
-                    length=t,
-                ),
-                "segmentations": array(
-                    (t, h, w, 1), np.uint8, "visible (modal) masks: layer + 1, 0 = background"
-                ),
-            },
-            "metadata": {
-                "num_frames": tfds.features.Scalar(np.int64, doc="number of frames T"),
-                "video_name": tfds.features.Text(doc="split and index of the sequence"),
-            },
-            "forward_flow": flow(
-                "exact flow of the visible surface from each frame to the next; the last frame's "
-                "is its backward flow negated"
-            ),
-            "backward_flow": flow(
-                "exact flow of the visible surface from each frame to the one before; the first "
-                "frame's is its forward flow negated"
-            ),
-            "estimated_forward_flow": flow(
-                "as forward_flow, estimated from `frames` before JPEG by the estimator in the "
-                "dataset's metadata and resized to this grid"
-            ),
-            "estimated_backward_flow": flow(
-                "as backward_flow, estimated from `frames` before JPEG by the estimator in the "
-                "dataset's metadata and resized to this grid"
-            ),
-            "amodal_segmentations": array(
-                (t, h, w, LAYERS),
-                np.uint8,
-                "0/1 masks of whole objects, hidden parts included; "
-                "layers front to back, empty ones last",
-            ),
-            "layer_order": tfds.features.Tensor(
-                shape=(LAYERS,), dtype=np.int32, doc="depth of each layer, 0 = front; -1 = empty"
-            ),
-            "visibility": tfds.features.Tensor(
-                shape=(t, LAYERS),
-                dtype=np.float32,
-                doc="share of each layer's amodal area that is visible, in [0, 1]",
-            ),
-            "stationary": array(
-                (t, LAYERS), np.bool_, "whether a layer stands still against the background"
-            ),
-        }
-    )
-
-
-def render_seen(rng: np.random.Generator, config: SceneConfig, objects: int) -> Sample:
-    """Renders a scene with `objects` objects, drawn again until each is seen in some frame.
+def render_seen(
+    rng: np.random.Generator,
+    config: SceneConfig,
+    kind: SceneKind,
+    sources: Sources = PROCEDURAL,
+    footage_flow: PairEstimator | None = None,
+) -> Sample:
+    """Renders a scene, drawn again until each object and the occluder is seen in some frame.
 
     An object that is hidden or outside all the time could not be found by anyone.
     """
     for _ in range(_ATTEMPTS):
-        sample = render(sample_scene(rng, config, objects))
-        areas = [
-            (sample["segmentations"] == layer + 1).mean(axis=(1, 2)).max()
-            for layer in range(objects)
-        ]
-        if min(areas) >= MIN_SEEN:
+        sample = render(compose_scene(rng, config, kind, sources), footage_flow=footage_flow)
+        masks = [sample["segmentations"] == layer + 1 for layer in range(kind.objects)]
+        if kind.occluder:
+            masks.append(sample["occluder"] == 1)
+        if min(mask.mean(axis=(1, 2)).max() for mask in masks) >= MIN_SEEN:
             return sample
     raise UserError(
-        f"{_ATTEMPTS} scenes in a row with {objects} objects hide one of them all the time; make "
-        "the objects in the scene settings larger or slower."
+        f"{_ATTEMPTS} scenes in a row with {kind.objects} objects hide one of them all the time; "
+        "make the objects in the scene settings larger or slower."
     )
-
-
-def encode_sample(sample: Sample, estimator: PairEstimator, name: str) -> dict[str, Any]:
-    """A rendered sample as an example of `features`, estimated flow included."""
-    height, width = sample["forward_flow"].shape[1:3]
-    estimated = resize_flow(gap_flows(sample["video"], (1, -1), estimator), height, width)
-    return {
-        "video": {
-            "frames": [encode_jpeg(frame) for frame in sample["video"]],
-            "segmentations": sample["segmentations"][..., None],
-        },
-        "metadata": {"num_frames": len(sample["video"]), "video_name": name},
-        "forward_flow": encode_flow(sample["forward_flow"]),
-        "backward_flow": encode_flow(sample["backward_flow"]),
-        "estimated_forward_flow": encode_flow(estimated[..., :2]),
-        "estimated_backward_flow": encode_flow(estimated[..., 2:]),
-        "amodal_segmentations": sample["amodal"],
-        "layer_order": sample["layer_order"],
-        "visibility": sample["visibility"],
-        "stationary": sample["stationary"],
-    }
-
-
-def encode_flow(flow: Float32[np.ndarray, "*s 2"]) -> Float16[np.ndarray, "*s 2"]:
-    """Flow in px, rounded to `FLOW_STEP`, and to float16 where that is coarser.
-
-    The error is at most 1/128 px below 32 px, where float16 holds multiples of 1/64 exactly, and
-    half a float16 step above. Noise below 1/64 px would not compress.
-    """
-    rounded = np.where(np.abs(flow) < 32, np.rint(flow / FLOW_STEP) * FLOW_STEP, flow)
-    # Beyond the largest float16 flow would become infinite; no real motion is that large.
-    largest = np.finfo(np.float16).max
-    return np.clip(rounded, -largest, largest).astype(np.float16)
-
-
-def encode_jpeg(frame: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """One RGB frame as JPEG."""
-    # The coder wants BGR; TFDS turns what it decodes back to RGB.
-    _, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    )
-    return data.tobytes()

@@ -1,9 +1,23 @@
 """Layered synthetic video: a scene is sampled as a plain record, then rendered with exact truth."""
 
+from data_pipelines.synthetic.plan import SceneKind
 from data_pipelines.synthetic.render import Sample, render
-from data_pipelines.synthetic.scene import Scene, SceneConfig, sample_scene
+from data_pipelines.synthetic.sampling import compose_scene, sample_scene
+from data_pipelines.synthetic.scene import Scene, SceneConfig
+from data_pipelines.synthetic.sources import Sources, open_sources
 
 # Changes whenever the same seed would give other bytes; stored in datasets and in weights.
-DATA_VERSION = "1.0.0"
+DATA_VERSION = "2.0.0"
 
-__all__ = ["DATA_VERSION", "Sample", "Scene", "SceneConfig", "render", "sample_scene"]
+__all__ = [
+    "DATA_VERSION",
+    "Sample",
+    "Scene",
+    "SceneConfig",
+    "SceneKind",
+    "Sources",
+    "compose_scene",
+    "open_sources",
+    "render",
+    "sample_scene",
+]

@@ -10,6 +10,16 @@ _INVERSE_STEPS = 12
 MAX_SLOPE = 0.6
 
 
+def log_uniform(rng: np.random.Generator, low: float | int, high: float | int) -> float:
+    """A number between two others whose logarithm is drawn evenly."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def at_rest(frames: int) -> Float64[np.ndarray, "t 3 3"]:
+    """Homographies of what stays where it is."""
+    return np.broadcast_to(np.eye(3), (frames, 3, 3))
+
+
 def translation(offset: Float[np.ndarray, "... 2"]) -> Float64[np.ndarray, "... 3 3"]:
     """Homography that adds `offset` (x, y)."""
     offset = np.asarray(offset, np.float64)

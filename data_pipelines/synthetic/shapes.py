@@ -1,10 +1,10 @@
-"""Object shapes: polygons, smooth blobs and articulated figures, as parts with joints."""
+"""Object shapes: polygons, blobs, given silhouettes and articulated figures, parts with joints."""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Bool, Float64, UInt8
 
 # Sub-pixel bits of OpenCV's polygon drawing.
 _SHIFT = 4
@@ -66,6 +66,37 @@ def blob(rng: np.random.Generator, size: int) -> Shape:
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     alpha = np.zeros((size, size), np.uint8)
     _fill(alpha, size / 2 + outline @ rotation.T * size * 0.375)
+    if rng.random() < 0.3:
+        _cut_hole(rng, alpha)
+    return Shape((_trunk(alpha),), _control_grid(size))
+
+
+def bar(rng: np.random.Generator, size: int) -> Shape:
+    """A trunk, post or rail: long, thin, nearly upright or nearly level."""
+    angle = rng.normal(0, 0.12) + (np.pi / 2 if rng.random() < 0.7 else 0)
+    reach = 0.45 * np.array([np.cos(angle), np.sin(angle)])
+    width = rng.uniform(0.03, 0.12)
+    alpha = np.zeros((size, size), np.uint8)
+    _fill(alpha, size * (0.5 + _capsule(-reach, reach, width, width * rng.uniform(0.5, 1))))
+    return Shape((_trunk(alpha),), _control_grid(size))
+
+
+def from_mask(rng: np.random.Generator, mask: Bool[np.ndarray, "h w"], size: int) -> Shape:
+    """A given silhouette, turned by any angle and fitted into the canvas (supplement B.2).
+
+    `mask` has at least one pixel. Control points are a uniform grid (section 3).
+    """
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    part = mask[top : top + height, left : left + width].astype(np.uint8) * 255
+    angle = rng.uniform(0, 2 * np.pi)
+    reach = np.abs([[np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    scale = 0.75 * size / (reach @ [width, height]).max()
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shift = size / 2 - turn @ [(width - 1) / 2, (height - 1) / 2]
+    matrix = np.concatenate([turn, shift[:, None]], 1)
+    if scale < 1:  # warping takes single pixels, so what shrinks is smoothed before
+        part = cv2.GaussianBlur(part, (0, 0), 0.5 / scale, borderType=cv2.BORDER_CONSTANT)
+    alpha = cv2.warpAffine(part, matrix, (size, size), flags=cv2.INTER_LINEAR)
     return Shape((_trunk(alpha),), _control_grid(size))
 
 
@@ -80,9 +111,24 @@ def figure(rng: np.random.Generator, size: int) -> Shape:
     for bone in plan.bones:
         alpha = np.zeros((size, size), np.uint8)
         _fill(alpha, size / 2 + bone.outline * scale)
+        if not pieces and rng.random() < 0.15:
+            _cut_hole(rng, alpha)
         pivot = size / 2 + bone.pivot * scale
         pieces.append(Limb(alpha, bone.parent, pivot, bone.swing, bone.phase))
     return Shape(tuple(pieces), _control_grid(size))
+
+
+def crop(
+    alpha: UInt8[np.ndarray, "h w"], image: UInt8[np.ndarray, "h w 3"]
+) -> tuple[UInt8[np.ndarray, "a b 4"], Float64[np.ndarray, "2"]]:
+    """Sprite of the covered rectangle with a transparent rim, and the rectangle's corner (x, y)."""
+    rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
+    top, left = max(rows[0] - 2, 0), max(columns[0] - 2, 0)
+    bottom, right = rows[-1] + 3, columns[-1] + 3
+    sprite = np.concatenate([image, alpha[..., None]], -1)[top:bottom, left:right].copy()
+    rim = sprite[..., 3]
+    rim[0], rim[-1], rim[:, 0], rim[:, -1] = 0, 0, 0, 0
+    return sprite, np.array([left, top], float)
 
 
 @dataclass
@@ -128,7 +174,7 @@ class _Plan:
 
 def _four_legged(rng: np.random.Generator) -> _Plan:
     plan = _Plan(rng, _blob_outline(rng, rng.uniform(0.35, 0.6), 0.12))
-    swing, thick = rng.uniform(0.1, 0.75), rng.uniform(0.1, 0.2)
+    swing, thick = rng.uniform(0.2, 0.95), rng.uniform(0.1, 0.2)
     length = rng.uniform(0.4, 0.9)
     beat = rng.uniform(0, 2 * np.pi)
     for side, x in enumerate((-0.72, -0.55, 0.55, 0.72)):
@@ -145,7 +191,7 @@ def _four_legged(rng: np.random.Generator) -> _Plan:
 def _two_legged(rng: np.random.Generator) -> _Plan:
     trunk = _blob_outline(rng, rng.uniform(0.4, 0.65), 0.08)[:, ::-1]
     plan = _Plan(rng, np.ascontiguousarray(trunk))
-    swing, thick = rng.uniform(0.1, 0.8), rng.uniform(0.16, 0.3)
+    swing, thick = rng.uniform(0.2, 1.0), rng.uniform(0.16, 0.3)
     leg, arm = rng.uniform(0.7, 1.1), rng.uniform(0.5, 0.85)
     beat = rng.uniform(0, 2 * np.pi)
     for side in (-1, 1):
@@ -166,7 +212,7 @@ def _free(rng: np.random.Generator) -> _Plan:
         lengths = list(rng.uniform(0.3, 0.8, int(rng.integers(1, 4))))
         widths = list(thick * np.linspace(1, 0.4, len(lengths) + 1))
         start = 0.4 * np.array([np.cos(angle), np.sin(angle)])
-        plan.limb(start, angle, lengths, widths, rng.uniform(0.1, 0.6), rng.uniform(0, 2 * np.pi))
+        plan.limb(start, angle, lengths, widths, rng.uniform(0.15, 0.8), rng.uniform(0, 2 * np.pi))
     return plan
 
 
@@ -208,6 +254,16 @@ def _control_grid(size: int) -> np.ndarray:
 def _fill(alpha: np.ndarray, outline: np.ndarray) -> None:
     fixed = np.round(outline * (1 << _SHIFT)).astype(np.int32)
     cv2.fillPoly(alpha, [fixed], 255, cv2.LINE_AA, _SHIFT)
+
+
+def _cut_hole(rng: np.random.Generator, alpha: np.ndarray) -> None:
+    """An opening through which what is behind shows, somewhere in the middle of the piece."""
+    rows, columns = np.nonzero(alpha)
+    low, high = np.array([columns.min(), rows.min()]), np.array([columns.max(), rows.max()])
+    center = low + rng.uniform(0.35, 0.65, 2) * (high - low)
+    axes = rng.uniform(0.08, 0.2, 2) * (high - low)
+    center, axes = (tuple(np.round(x * (1 << _SHIFT)).astype(int).tolist()) for x in (center, axes))
+    cv2.ellipse(alpha, center, axes, rng.uniform(0, 180), 0, 360, 0, -1, cv2.LINE_AA, _SHIFT)
 
 
 def _trunk(alpha: np.ndarray) -> Limb:

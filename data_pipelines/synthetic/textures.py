@@ -55,6 +55,40 @@ def texture(rng: np.random.Generator, height: int, width: int) -> UInt8[np.ndarr
     return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.6, 1.0))
 
 
+def add_plain_region(
+    rng: np.random.Generator, image: UInt8[np.ndarray, "h w 3"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The image with a region above or below an uneven line that has next to no texture.
+
+    Sky, water, road, a wall: nothing there tells an optical-flow estimator where it went, and real
+    videos are full of it.
+    """
+    height, width = image.shape[:2]
+    course = np.cumsum(rng.normal(0, 1, width // 8 + 2))
+    course = cv2.GaussianBlur(course[None], (0, 0), rng.uniform(1, 12))[0]
+    course = (course - course.mean()) * rng.uniform(0, 0.02) * height
+    line = height * rng.uniform(0.25, 0.75) + np.interp(
+        np.arange(width) / 8, range(len(course)), course
+    )
+    above = rng.random() < 0.6
+    depth = (line - np.arange(height)[:, None]) * (1 if above else -1)
+    weight = np.clip(depth / rng.uniform(1, 12) + 0.5, 0, 1).astype(np.float32)[..., None]
+    # A slow change of brightness along the rows and hue near grey, with grain below one level.
+    ramp = np.linspace(0, rng.normal(0, 25), height)[:, None, None]
+    tone = np.clip(rng.uniform(40, 240) + ramp + rng.normal(0, 12, 3), 0, 255).astype(np.float32)
+    return np.rint(weight * tone + (1 - weight) * image).astype(np.uint8)
+
+
+def jitter_colours(
+    rng: np.random.Generator, images: UInt8[np.ndarray, "t h w 3"]
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """The same random change of contrast, brightness and colour balance to all images."""
+    gain = rng.uniform(0.7, 1.3) * (1 + 0.08 * rng.standard_normal(3))
+    offset = rng.uniform(-30, 30) + 128 - 128 * gain.mean()
+    levels = np.clip(np.arange(256)[:, None] * gain + offset, 0, 255).astype(np.uint8)
+    return np.stack([levels[images[..., channel], channel] for channel in range(3)], -1)
+
+
 def _draw_edges(rng: np.random.Generator, image: UInt8[np.ndarray, "h w 3"]) -> None:
     """Adds straight and curved strokes: the sharp, oriented edges that noise does not have."""
     height, width = image.shape[:2]

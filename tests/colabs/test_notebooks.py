@@ -30,3 +30,14 @@ def test_segment_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert any("image/png" in data for data in shown)
     assert any("<video" in data.get("text/html", "") for data in shown)
     assert (tmp_path / "overlay.mp4").stat().st_size > 0
+
+
+def test_look_at_synthetic_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    outputs = run("look_at_synthetic_data.ipynb", tmp_path)
+    text = "".join(output["text"] for output in outputs if output.output_type == "stream")
+    assert "forward_flow: float32 [24, 128, 224, 2]" in text
+    assert "median motion over 6 frames:" in text
+    shown = [output["data"] for output in outputs if "data" in output]
+    assert sum("image/png" in data for data in shown) == 3
+    assert sum("<video" in data.get("text/html", "") for data in shown) == 2

@@ -8,11 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from data_pipelines.builders.generation import generate_dataset
 from data_pipelines.builders.oclr_syn import OclrSyn
 from oclr_jax.errors import UserError
+from oclr_jax.video.png import write_png
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, str(ROOT / "launch" / "generate.py"), "--quiet"]
@@ -41,10 +44,24 @@ def test_tfds_own_preparation_gives_the_same_bytes(tiny_directory, tiny_estimato
     assert contents(Path(builder.data_dir)) == contents(tiny_directory)
 
 
+@pytest.mark.filterwarnings("ignore")  # of Beam's
+def test_beam_gives_the_same_bytes(tiny_directory, tiny_estimator, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv[:1])  # Beam reads the command line
+    pytest.importorskip("apache_beam", reason="needs the extra `beam`")
+    builder = OclrSyn(data_dir=tmp_path, config="tiny", estimator=tiny_estimator)
+    config = tfds.download.DownloadConfig(beam_runner="DirectRunner")
+    builder.download_and_prepare(download_config=config)
+    made = contents(Path(builder.data_dir))
+    # TFDS leaves its own notes on a Beam run.
+    records = {name: data for name, data in made.items() if not name.endswith("shard_infos.json")}
+    assert records == contents(tiny_directory)
+
+
 def test_unfinished_dataset_is_finished_not_redone(copied, tiny_config, tiny_estimator, tmp_path):
     wanted = contents(copied)
     unfinished = copied.rename(copied.with_name(copied.name + ".unfinished"))
     (unfinished / "dataset_info.json").unlink()
+    (unfinished / "README.md").unlink()
     lost, *kept = sorted(unfinished.glob("*.array_record-*"))
     lost.unlink()
     (unfinished / ".half-written").write_bytes(b"of a process that was killed")
@@ -101,6 +118,29 @@ def test_command_tells_where_the_dataset_is(copied, tmp_path):
     out = subprocess.run([*command, "--seed", "1"], capture_output=True, text=True)
     assert out.returncode == 2
     assert "another seed" in out.stderr and "Traceback" not in out.stderr
+
+
+def test_sources_are_looked_at_before_anything_is_rendered(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "bad.png").write_bytes(b"no picture")
+    data_dir = tmp_path / "data"
+    command = [*COMMAND, "--config", "tiny", "--data_dir", str(data_dir), "--images", str(images)]
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert out.returncode == 2
+    assert len(out.stderr.splitlines()) == 1 and "bad.png" in out.stderr
+    assert not data_dir.exists()
+    image = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
+    write_png(images / "good.png", image)
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert "1 of 2 files are broken, left out: bad.png" in out.stderr
+    (card,) = data_dir.glob("oclr_syn/tiny/*/README.md")
+    assert "- images: images, 1 files, 1 broken left out; licence: not stated" in card.read_text()
+    # Other sources are other settings.
+    write_png(images / "more.png", image)
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert out.returncode == 2 and "another sources; remove it" in out.stderr
 
 
 def test_full_disk_is_told(tmp_path):

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from data_pipelines.builders.oclr_syn import Rendering
 from data_pipelines.loaders import (
     Loader,
+    OnlineSequences,
     Sequences,
     dataset_directory,
     make_loader,
+    make_online_loader,
     training_clip,
 )
 from data_pipelines.transforms import NO_AUGMENTATION
@@ -194,7 +197,7 @@ def test_dataset_directory_finds_the_newest_version(tmp_path):
 @pytest.mark.parametrize(
     ("split", "changes", "words"),
     [
-        ("train", {"frames": 7}, "whose sequences have 6"),
+        ("train", {"frames": 7}, "sequences of 6 frames"),
         ("train", {"frames": 0}, "ask for 1 to 6"),
         ("train", {"gaps": (1, 2)}, r"not at all of \(1, 2\)"),
         ("train", {"gaps": ()}, "gaps 1 and -1"),
@@ -226,3 +229,53 @@ def test_no_dataset_and_broken_dataset_are_told(tiny_directory, tmp_path):
     shard.write_bytes(whole)
     with pytest.raises(UserError, match=r"is broken: sequence [01] of train"):
         list(load(broken, train=False))
+
+
+def online(recipe: Rendering, **changes) -> Loader:
+    arguments = {"frames": T, "batch_size": 2, "height": H, "width": W, "seed": 3}
+    return make_online_loader(recipe, **{**arguments, **changes})
+
+
+@pytest.fixture
+def recipe(tiny_config, tiny_estimator) -> Rendering:
+    return Rendering(tiny_config, 0, tiny_estimator)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_online_batch_depends_on_the_step_alone(recipe, workers):
+    reference = online(recipe)
+    batches = online(recipe, workers=workers).iterate(start_step=1)
+    for step, batch in enumerate(islice(batches, 2), start=1):
+        assert_same(batch, reference[step])
+    batches.close()
+
+
+def test_online_sequences_are_what_would_be_stored_and_never_end(recipe):
+    for flow, names in (
+        ("estimated", ("estimated_forward_flow", "estimated_backward_flow")),
+        ("exact", ("forward_flow", "backward_flow")),
+    ):
+        ((_, example),) = recipe.examples("online", range(4, 5))
+        rendered = OnlineSequences(recipe, flow)[4]
+        np.testing.assert_array_equal(rendered["forward"], example[names[0]])
+        np.testing.assert_array_equal(rendered["backward"], example[names[1]])
+        np.testing.assert_array_equal(rendered["amodal"], example["amodal_segmentations"])
+        np.testing.assert_array_equal(rendered["segmentations"], example["video"]["segmentations"])
+    loader = online(recipe)
+    assert differ(loader[0], loader[10**8])
+    assert differ(loader[0], online(dataclasses.replace(recipe, seed=1))[0])
+    assert loader.settings["flow"]["estimator"] == "dis"
+    assert loader[0]["modal"].any(axis=(1, 2, 3, 4)).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"frames": 7}, "sequences of 6 frames"),
+        ({"gaps": (2,)}, "gaps 1 and -1"),
+        ({"flow": "raft"}, "no raft flow"),
+    ],
+)
+def test_what_cannot_be_rendered_is_told(recipe, changes, words):
+    with pytest.raises(UserError, match=words):
+        online(recipe, **changes)

@@ -1,5 +1,6 @@
 """The dataset's fields, what they hold, and the precision of what is stored."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,17 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from data_pipelines.builders.examples import encode_flow, encode_jpeg
 from data_pipelines.builders.oclr_syn import (
     MIN_SEEN,
     OclrSyn,
     OclrSynConfig,
-    encode_flow,
-    encode_jpeg,
-    render_examples,
+    Rendering,
     render_seen,
     shard_ranges,
 )
-from data_pipelines.synthetic import DATA_VERSION, SceneConfig, render, sample_scene
+from data_pipelines.synthetic import (
+    DATA_VERSION,
+    SceneConfig,
+    SceneKind,
+    render,
+    sample_scene,
+)
 from oclr_jax.errors import UserError
 from oclr_jax.flow.gaps import gap_flows
 from oclr_jax.flow.resize import resize_flow
@@ -35,19 +41,23 @@ def source(tiny_directory):
     return tfds.builder_from_directory(tiny_directory).as_data_source("train")
 
 
-def sample(config: OclrSynConfig, index: int):
-    rng = np.random.default_rng([0, 0, index])
-    return render_seen(rng, config.scene, 1 + index % 3)
-
-
 def test_examples_hold_what_was_rendered(source, tiny_config, tiny_estimator):
     for index in (0, 5):
-        stored, drawn = source[index], sample(tiny_config, index)
-        assert stored["metadata"] == {"num_frames": 6, "video_name": f"train_{index:06d}".encode()}
+        drawn = Rendering(tiny_config, 0, tiny_estimator).sample("train", index)
+        stored, kind = source[index], tiny_config.kind(index)
+        assert stored["metadata"] == {
+            "num_frames": 6,
+            "video_name": f"train_{index:06d}".encode(),
+            "background": kind.background.encode(),
+            "motion": kind.motion.encode(),
+            "shape": kind.shape.encode(),
+        }
         np.testing.assert_array_equal(
             stored["video"]["segmentations"], drawn["segmentations"][..., None]
         )
         np.testing.assert_array_equal(stored["amodal_segmentations"], drawn["amodal"])
+        for name in ("occluder", "forward_occlusion", "backward_occlusion"):
+            np.testing.assert_array_equal(stored[name], drawn[name][..., None])
         for name in ("layer_order", "visibility", "stationary"):
             np.testing.assert_array_equal(stored[name], drawn[name])
         for name in ("forward_flow", "backward_flow"):
@@ -74,7 +84,7 @@ def test_every_field_is_documented(tiny_directory):
     fields["segmentations"] = features["video"]["segmentations"]
     fields |= dict(features["metadata"].items())
     fields |= {name: features[name] for name in features if name not in ("video", "metadata")}
-    assert len(fields) == 12
+    assert len(fields) == 18
     assert [name for name, field in fields.items() if not field.doc.desc] == []
 
 
@@ -100,11 +110,11 @@ def test_reading_needs_neither_our_code_nor_tensorflow_nor_jax(tiny_directory):
 
 def test_a_sequence_depends_on_seed_split_and_index_alone(tiny_config, tiny_estimator):
     def first(seed, split, indices):
-        _, example = next(render_examples(tiny_config, seed, split, indices, tiny_estimator))
-        return example["amodal_segmentations"]
+        recipe = Rendering(tiny_config, seed, tiny_estimator)
+        return next(recipe.examples(split, indices))[1]["amodal_segmentations"]
 
     alone = first(0, "train", range(2, 3))
-    *_, (_, last) = render_examples(tiny_config, 0, "train", range(3), tiny_estimator)
+    *_, (_, last) = Rendering(tiny_config, 0, tiny_estimator).examples("train", range(3))
     np.testing.assert_array_equal(alone, last["amodal_segmentations"])
     for other in (first(1, "train", range(2, 3)), first(0, "validation", range(2, 3))):
         assert (alone != other).any()
@@ -114,10 +124,10 @@ def test_every_object_is_seen():
     # Small and far too fast: many scenes have an object that never comes into view.
     config = SceneConfig(frames=3, height=16, width=32, render_height=32, render_width=64)
     for index in range(20):
-        drawn = render_seen(np.random.default_rng(index), config, 3)
-        for layer in range(3):
-            area = (drawn["segmentations"] == layer + 1).mean(axis=(1, 2)).max()
-            assert area >= MIN_SEEN
+        drawn = render_seen(np.random.default_rng(index), config, SceneKind(3, occluder=True))
+        masks = [drawn["segmentations"] == layer + 1 for layer in range(3)]
+        for mask in (*masks, drawn["occluder"] == 1):
+            assert mask.mean(axis=(1, 2)).max() >= MIN_SEEN
 
 
 def test_render_seen_draws_again(monkeypatch):
@@ -126,11 +136,11 @@ def test_render_seen_draws_again(monkeypatch):
     hidden = {**drawn, "segmentations": np.zeros_like(drawn["segmentations"])}
     answers = [hidden, hidden, drawn]
     module = "data_pipelines.builders.oclr_syn.render"
-    monkeypatch.setattr(module, lambda scene: answers.pop(0))
-    assert render_seen(np.random.default_rng(0), config, 1) is drawn
-    monkeypatch.setattr(module, lambda scene: hidden)
+    monkeypatch.setattr(module, lambda scene, footage_flow: answers.pop(0))
+    assert render_seen(np.random.default_rng(0), config, SceneKind(1)) is drawn
+    monkeypatch.setattr(module, lambda scene, footage_flow: hidden)
     with pytest.raises(UserError, match="larger or slower"):
-        render_seen(np.random.default_rng(0), config, 1)
+        render_seen(np.random.default_rng(0), config, SceneKind(1))
 
 
 def test_rendering_without_an_estimator_is_refused(tmp_path):
@@ -139,10 +149,21 @@ def test_rendering_without_an_estimator_is_refused(tmp_path):
         builder.download_and_prepare()
 
 
-def test_splits_have_the_promised_sizes():
-    configs = {config.name: config for config in OclrSyn.BUILDER_CONFIGS}
-    assert configs["syn_train"].splits == {"train": 4608}
-    assert configs["syn_val"].splits == {"validation": 384}
+def test_card_tells_parameters_sources_fields_and_files(tiny_directory):
+    card = (tiny_directory / "README.md").read_text()
+    assert card.startswith(f"# oclr_syn/tiny, version {DATA_VERSION}\n")
+    for line in (
+        "- train: 6",
+        "- images: procedural, no file of anyone's",
+        "- scene.frames: 6",
+        '- flow.estimator: "dis"',
+        "- seed: 0",
+    ):
+        assert line in card.splitlines()
+    assert "- occluder: 0/1 mask of what is in front" in card
+    for path in tiny_directory.glob("*.array_record*"):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert f"- {path.name}: sha256 {digest}" in card
 
 
 @given(count=st.integers(1, 200), size=st.integers(1, 50))

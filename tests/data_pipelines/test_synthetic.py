@@ -8,12 +8,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.synthetic import Scene, SceneConfig, motion, render, sample_scene
-from data_pipelines.synthetic.scene import Body, Part
-from data_pipelines.synthetic.shapes import blob, figure, polygon
+from data_pipelines.synthetic import (
+    Scene,
+    SceneConfig,
+    SceneKind,
+    compose_scene,
+    motion,
+    render,
+    sample_scene,
+)
+from data_pipelines.synthetic.plan import scene_kind
+from data_pipelines.synthetic.render import HIDDEN, NO_FRAME, OUTSIDE, SEEN
+from data_pipelines.synthetic.scene import BACKGROUND, OCCLUDER, Body, Effect, Part, Sensor
+from data_pipelines.synthetic.shapes import blob, figure, from_mask, polygon
 from data_pipelines.synthetic.textures import power_noise, texture
+from oclr_jax.errors import UserError
 
-CONFIG = SceneConfig(frames=5, height=64, width=112, render_height=64, render_width=112)
+# Without what changes the brightness of a surface that is followed.
+CONFIG = SceneConfig(
+    frames=5,
+    height=64,
+    width=112,
+    render_height=64,
+    render_width=112,
+    shadows=0.0,
+    reflections=0.0,
+    blurred=0.0,
+    noisy=0.0,
+    compressed=0.0,
+)
 FINE = dataclasses.replace(CONFIG, render_height=128, render_width=224)
 
 
@@ -27,19 +50,33 @@ def grid(config: SceneConfig) -> np.ndarray:
     )
 
 
-def plane(homographies: np.ndarray, bend=None, step: float = 1.0) -> Scene:
+def opaque(height: int, width: int, seed: int = 0) -> np.ndarray:
+    image = texture(np.random.default_rng(seed), height, width)
+    return np.concatenate([image, np.full((height, width, 1), 255, np.uint8)], -1)
+
+
+def plane(homographies: np.ndarray, bend=None, step: float = 1.0, **fields) -> Scene:
     """A scene that is one textured plane under known homographies (canvas to rendered frame)."""
-    image = texture(np.random.default_rng(0), 300, 400)
-    opaque = np.concatenate([image, np.full((300, 400, 1), 255, np.uint8)], -1)
     frames = len(homographies)
-    still = np.broadcast_to(np.eye(3), (frames, 3, 3))
-    return Scene(
-        dataclasses.replace(FINE, frames=frames),
-        (Body(homographies, bend, step),),
-        (Part(opaque, still, 0, -1),),
-        0,
-        np.zeros((frames, 3), bool),
+    backdrop = Part(opaque(300, 400), motion.at_rest(frames), 0, BACKGROUND)
+    scene = Scene(
+        config=dataclasses.replace(FINE, frames=frames),
+        kind=SceneKind(objects=0),
+        bodies=(Body(homographies, bend, step),),
+        backdrop=backdrop,
+        parts=(),
+        effects=(),
+        stationary=np.zeros((frames, 3), bool),
     )
+    return dataclasses.replace(scene, **fields)
+
+
+def square(path: np.ndarray, size: int, body: int, layer: int) -> tuple[Body, Part]:
+    """A square of `size` rendered pixels whose corner is carried by `path`."""
+    sprite = opaque(size + 4, size + 4, seed=body)
+    sprite[..., 3] = np.pad(np.full((size, size), 255, np.uint8), 2)
+    pose = np.broadcast_to(motion.translation(np.array([-2.0, -2.0])), (len(path), 3, 3))
+    return Body(path, None, 1.0), Part(sprite, pose, body, layer)
 
 
 def tilted_path(frames: int = 3) -> np.ndarray:
@@ -114,7 +151,7 @@ def test_next_frame_pulled_back_along_the_flow_is_this_one(objects):
         back = cv2.remap(sample["backward_flow"][t + 1], *args, cv2.INTER_LINEAR)
         loop = np.linalg.norm(sample["forward_flow"][t] + back, axis=-1)
         inside = ((to >= 1) & (to <= np.array([config.width - 2, config.height - 2]))).all(-1)
-        visible = inside & (loop < 0.5)
+        visible = inside & (sample["forward_occlusion"][t] == SEEN) & (loop < 0.5)
         assert visible.mean() > 0.5
         # Where a surface stays visible, forward and backward flow are each other's inverse.
         assert np.median(loop[visible]) < 0.02
@@ -134,10 +171,11 @@ def test_photometric_test_would_notice_wrong_flow():
 def test_masks_agree_with_each_other(seed, objects):
     sample = render(scene(seed, objects, FINE))
     amodal, seen = sample["amodal"], sample["segmentations"]
-    # Front to back composition of the amodal masks is what is seen.
+    # Front to back composition of the amodal masks is what is seen, but for the occluder.
     composed = np.zeros_like(seen)
     for layer in reversed(range(3)):
         composed[amodal[..., layer] == 1] = layer + 1
+    composed[sample["occluder"] == 1] = 0
     np.testing.assert_array_equal(composed, seen)
     assert not amodal[..., objects:].any()
     np.testing.assert_array_equal(
@@ -162,39 +200,167 @@ def test_same_seed_same_bytes():
 
 
 def test_stationary_object_moves_with_the_background():
-    config = dataclasses.replace(FINE, frames=12, stationary=1.0, deep_background=0.0)
+    config = dataclasses.replace(FINE, frames=12)
+    kind = SceneKind(objects=1, stationary=True)
     found = 0
     for seed in range(12):
-        sample = render(scene(seed, 1, config))
+        sample = render(compose_scene(np.random.default_rng(seed), config, kind))
         still = np.flatnonzero(sample["stationary"][:, 0])
         assert 1 <= len(still) <= 5 and (np.diff(still) == 1).all() and still[0] >= 1
         t = int(still[0])
         mine = sample["segmentations"][t - 1] == 1
-        ring = cv2.dilate(mine.astype(np.uint8), np.ones((5, 5))).astype(bool) & ~mine
-        if mine.sum() < 30 or ring.sum() < 30:
+        if mine.sum() < 30 or (~mine).sum() < 30:
             continue
         flow = sample["forward_flow"][t - 1]
-        # At the rim of the object, its flow is the background's.
+        # The object's flow is that of the background, which is smooth.
         x, y = np.meshgrid(np.arange(config.width), np.arange(config.height))
         basis = np.stack([np.ones(x.shape), x, y, x * x, x * y, y * y], -1)
-        outside = ~mine
-        fit = np.linalg.lstsq(basis[outside], flow[outside], rcond=None)[0]
+        fit = np.linalg.lstsq(basis[~mine], flow[~mine], rcond=None)[0]
         assert np.abs(flow[mine] - basis[mine] @ fit).max() < 0.1
         found += 1
     assert found >= 4
 
 
-def test_a_third_of_the_scenes_has_spells_and_all_of_those_have_rigid_backgrounds():
-    config = dataclasses.replace(
-        CONFIG, height=16, width=16, render_height=16, render_width=32, bending=0.0
+def test_kinds_are_what_scenes_show():
+    config = dataclasses.replace(CONFIG, height=16, width=16, render_height=16, render_width=32)
+    for index in range(48):
+        kind = scene_kind(index)
+        drawn = compose_scene(np.random.default_rng(index), config, kind)
+        layers = [part.layer for part in drawn.parts]
+        assert {layer for layer in layers if layer >= 0} == set(range(kind.objects))
+        assert (OCCLUDER in layers) == kind.occluder
+        assert drawn.stationary.any() == kind.stationary
+        assert (drawn.bodies[0].bend is not None) == (kind.background == "video")
+        objects = {part.body for part in drawn.parts if part.layer >= 0}
+        for body in objects:
+            assert (drawn.bodies[body].bend is not None) == (kind.motion == "spline")
+        if kind.motion == "homography":
+            own = [part for part in drawn.parts if part.layer >= 0]
+            assert all((part.pose == part.pose[0]).all() for part in own)
+        if kind.shape == "polygon":
+            assert sum(layer >= 0 for layer in layers) == kind.objects
+
+
+def test_occluder_hides_and_moves_with_the_background():
+    kind = SceneKind(objects=1, occluder=True)
+    hidden = 0
+    for seed in range(6):
+        drawn = compose_scene(np.random.default_rng(seed), FINE, kind)
+        sample = render(drawn)
+        occluder = sample["occluder"] == 1
+        hidden += (sample["amodal"][..., 0] & sample["occluder"]).any()
+        bare = render(dataclasses.replace(drawn, parts=drawn.parts[:-1]))
+        assert (sample["segmentations"] == np.where(occluder, 0, bare["segmentations"])).all()
+        # Nothing is in front of it, whatever lies behind its outline in the next frame.
+        assert not (sample["forward_occlusion"][occluder] == HIDDEN).any()
+        backdrop = render(dataclasses.replace(drawn, parts=(), effects=()))
+        np.testing.assert_allclose(
+            sample["forward_flow"][occluder], backdrop["forward_flow"][occluder], atol=0.02
+        )
+    assert hidden >= 3
+
+
+def test_occlusion_of_a_square_is_known():
+    # Pixels of the model grid are 2 x 2 rendered ones: the square moves 5 to the right a frame.
+    still = np.broadcast_to(motion.translation(np.array([-88.0, -86.0])), (4, 3, 3))
+    clock = np.arange(4)[:, None]
+    body, part = square(motion.translation(np.array([40.0, 30]) + clock * [10.0, 0]), 40, 1, 0)
+    drawn = plane(np.array(still), parts=(part,))
+    drawn = dataclasses.replace(drawn, kind=SceneKind(objects=1), bodies=(drawn.bodies[0], body))
+    sample = render(drawn)
+    expected = np.full((FINE.height, FINE.width), SEEN, np.uint8)
+    expected[15:35, 40:45] = HIDDEN
+    np.testing.assert_array_equal(sample["forward_occlusion"][0], expected)
+    expected = np.full((FINE.height, FINE.width), SEEN, np.uint8)
+    expected[15:35, 20:25] = HIDDEN
+    np.testing.assert_array_equal(sample["backward_occlusion"][1], expected)
+    assert (sample["forward_occlusion"][-1] == NO_FRAME).all()
+    assert (sample["backward_occlusion"][0] == NO_FRAME).all()
+    # At gap 2 it moves and hides twice as much, and two frames have no neighbour.
+    twice = render(drawn, gap=2)
+    expected[:] = SEEN
+    expected[15:35, 40:50] = HIDDEN
+    np.testing.assert_array_equal(twice["forward_occlusion"][0], expected)
+    inside = twice["segmentations"][1] == 1
+    np.testing.assert_allclose(
+        twice["forward_flow"][1][inside], [[10, 0]] * inside.sum(), atol=0.01
     )
-    spells = []
-    for seed in range(240):
-        drawn = sample_scene(np.random.default_rng([0, 0, seed]), config, 1)
-        spells.append(drawn.stationary.any())
-        if spells[-1]:
-            assert drawn.bodies[0].bend is None
-    assert 0.25 < np.mean(spells) < 0.42
+    assert (twice["forward_occlusion"][2:] == NO_FRAME).all()
+    np.testing.assert_array_equal(twice["forward_flow"][2:], -twice["backward_flow"][2:])
+
+
+def test_what_leaves_the_frame_is_marked():
+    path = motion.translation(np.array([-88.0, -86]) + np.arange(3)[:, None] * [8.0, 0])
+    sample = render(plane(path))
+    assert (sample["forward_occlusion"][1][:, -4:] == OUTSIDE).all()
+    assert (sample["forward_occlusion"][1][:, :-4] == SEEN).all()
+    assert (sample["backward_occlusion"][1][:, :4] == OUTSIDE).all()
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), index=st.integers(0, 47), gap=st.integers(1, 2))
+def test_forward_and_backward_flow_undo_each_other_where_seen(seed, index, gap):
+    config = dataclasses.replace(FINE, height=96, width=128, render_height=96, render_width=128)
+    sample = render(compose_scene(np.random.default_rng(seed), config, scene_kind(index)), gap)
+    at = grid(config)
+    for t in range(config.frames - gap):
+        to = at + sample["forward_flow"][t]
+        x, y = np.ascontiguousarray(to[..., 0]), np.ascontiguousarray(to[..., 1])
+        back = cv2.remap(sample["backward_flow"][t + gap], x, y, cv2.INTER_LINEAR)
+        loop = np.linalg.norm(sample["forward_flow"][t] + back, axis=-1)
+        inside = (to >= 1).all(-1) & (to <= [config.width - 2, config.height - 2]).all(-1)
+        seen = (sample["forward_occlusion"][t] == SEEN) & inside
+        # Bilinear lookup mixes two surfaces at outlines, so those are left out.
+        kind = sample["segmentations"][t] + 4 * sample["occluder"][t]
+        edges = cv2.morphologyEx(kind, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)) > 0
+        seen &= ~edges
+        if seen.any():
+            assert np.quantile(loop[seen], 0.9) < 0.1
+
+
+def test_a_gap_too_long_is_told():
+    with pytest.raises(UserError, match="gap 3"):
+        render(scene(1), gap=3)
+
+
+def test_shadow_changes_the_picture_and_no_truth():
+    clock = np.arange(4)[:, None]
+    still = np.broadcast_to(motion.translation(np.array([-88.0, -86.0])), (4, 3, 3))
+    body, part = square(motion.translation(np.array([40.0, 30]) + clock * [10.0, 0]), 40, 1, 0)
+    drawn = plane(np.array(still), parts=(part,))
+    drawn = dataclasses.replace(drawn, kind=SceneKind(objects=1), bodies=(drawn.bodies[0], body))
+    bare = render(drawn)
+    below = np.array([[1.0, 0, 0], [0, -0.5, 60.0], [0, 0, 1]])
+    for mirror in (False, True):
+        effect = Effect(0, below, 0.8, mirror, softness=1.0)
+        shaded = render(dataclasses.replace(drawn, effects=(effect,)))
+        for name in bare:
+            if name != "video":
+                np.testing.assert_array_equal(shaded[name], bare[name])
+        changed = np.abs(shaded["video"].astype(int) - bare["video"]).max(-1) > 3
+        # It lies below the square, and goes where the square goes.
+        rows, columns = np.nonzero(changed[0])
+        assert rows.min() >= 68 and rows.max() <= 96
+        after = np.nonzero(changed[2])[1]
+        assert abs((after.mean() - columns.mean()) - 20) < 3
+        if not mirror:
+            assert (shaded["video"] <= bare["video"]).all()
+
+
+def test_sensor_blurs_along_the_motion_and_adds_noise():
+    path = motion.translation(np.array([-88.0, -86]) + np.arange(3)[:, None] * [12.0, 0])
+    sharp = render(plane(path))["video"][1].astype(float)
+    blurred = render(plane(path, sensor=Sensor(shutter=0.5)))["video"][1].astype(float)
+    # Detail is lost along the motion and kept across it.
+    across = np.abs(np.diff(blurred, axis=0)).mean() / np.abs(np.diff(sharp, axis=0)).mean()
+    along = np.abs(np.diff(blurred, axis=1)).mean() / np.abs(np.diff(sharp, axis=1)).mean()
+    assert along < 0.6 and along < across - 0.1
+    noisy = render(plane(path, sensor=Sensor(noise=3.0)))["video"][1] - sharp
+    inner = (sharp > 20) & (sharp < 235)
+    assert noisy[inner].std() == pytest.approx(3.0, rel=0.1)
+    assert abs(noisy[inner].mean()) < 0.1
+    coded = render(plane(path, sensor=Sensor(quality=30)))["video"][1] - sharp
+    assert 0.5 < np.abs(coded).mean() < 15
 
 
 def test_polygons_keep_a_distance_between_vertices():
@@ -218,6 +384,26 @@ def test_control_points_move_less_than_half_way_to_the_nearest():
         shifts = motion.control_shifts(rng, control, np.arange(30.0), strength=1.0)
         assert (np.linalg.norm(shifts, axis=-1) <= distance.min(1) / 2 + 1e-9).all()
         assert np.abs(shifts).max() > 0
+
+
+def test_given_silhouette_keeps_its_shape():
+    mask = np.zeros((90, 160), bool)
+    mask[20:70, 30:130] = True
+    mask[35:55, 60:80] = False
+    for seed in range(5):
+        shape = from_mask(np.random.default_rng(seed), mask, 120)
+        (limb,) = shape.limbs
+        alpha = limb.alpha > 127
+        # Share of the shape's own box: turning keeps area ratios and the hole.
+        contours, _ = cv2.findContours(
+            alpha.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
+        )
+        outer, hole = sorted((cv2.contourArea(c) for c in contours), reverse=True)[:2]
+        assert hole / outer == pytest.approx(400 / 5000, abs=0.03)
+        assert not alpha[[0, -1]].any() and not alpha[:, [0, -1]].any()
+        assert alpha.any(0).sum() == pytest.approx(90, abs=4) or alpha.any(
+            1
+        ).sum() == pytest.approx(90, abs=4)
 
 
 def test_figure_limbs_move_apart_within_one_layer():

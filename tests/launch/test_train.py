@@ -70,6 +70,23 @@ def test_ctrl_c_saves_and_the_command_goes_on(tmp_path, data_dir):
     assert "step/s" not in errors  # no terminal, no progress bar
 
 
+def test_scenes_are_rendered_while_training(tmp_path, data_dir):
+    training = start(
+        "--config=configs/oclr_flow.py:tiny",
+        f"--workdir={tmp_path}",
+        f"--config.data.dir={data_dir}",
+        "--config.data.online=True",
+        "--config.data.flow=exact",
+        "--config.model.channels=(4, 8)",
+        "--config.steps=2",
+        "--config.log_every=1",
+    )
+    _, errors = training.communicate(timeout=PATIENCE)
+    assert training.returncode == 0, errors
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -77,6 +94,14 @@ def test_ctrl_c_saves_and_the_command_goes_on(tmp_path, data_dir):
         (["--config=configs/none.py"], "No such file"),
         (["--config=configs/oclr_flow.py:tiny", "--config.stepz=3"], "stepz"),
         (["--config=configs/oclr_flow.py:tiny", "--config.data.dir=none"], "make it with"),
+        (
+            [
+                "--config=configs/oclr_flow.py:tiny",
+                "--config.data.online=True",
+                "--config.data.train=none",
+            ],
+            "no data 'none' to render",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(tmp_path, options, sentence):

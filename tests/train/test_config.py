@@ -39,3 +39,17 @@ def test_variants_compose_from_left_to_right():
 def test_an_unknown_variant_is_named():
     with pytest.raises(ValueError, match="tony.*released, small, tiny"):
         get_config("tony")
+
+
+def test_ablation_of_table_e6_changes_flow_and_background_alone():
+    a, b, c = (get_config(f"ours_{letter}") for letter in "abc")
+    assert [config.data.flow for config in (a, b, c)] == ["exact", "estimated", "estimated"]
+    trained = [config.data.train for config in (a, b, c)]
+    assert trained == ["single_homography", "single_homography", "single_both"]
+    for config in (a, b, c):
+        assert config.data.validation == "syn_single"
+        config.name = config.data.train = config.data.validation = config.data.flow = ""
+    assert a == b == c
+    paper = get_config()
+    paper.name = paper.data.train = paper.data.validation = paper.data.flow = ""
+    assert a == paper

@@ -1,0 +1,161 @@
+"""The examples of `oclr_syn`: their fields, and how a rendered clip is put into them."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float16, Float32, UInt8
+
+from data_pipelines.synthetic import Sample, SceneConfig, SceneKind
+from data_pipelines.synthetic.scene import LAYERS
+from oclr_jax.flow.estimator import PairEstimator
+from oclr_jax.flow.gaps import gap_flows
+from oclr_jax.flow.resize import resize_flow
+
+FLOW_STEP = 1 / 64  # px; stored flow is rounded to this, which halves its size on disk
+JPEG_QUALITY = 95
+
+
+def features(scene: SceneConfig) -> tfds.features.FeaturesDict:
+    """The documented fields of an example."""
+    t, h, w = scene.frames, scene.height, scene.width
+
+    def array(shape, dtype, doc):
+        # As raw bytes: the record is compressed anyway, and decoding is then a mere view.
+        return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes", doc=doc)
+
+    def flow(doc):
+        return array(
+            (t, h, w, 2),
+            np.float16,
+            f"{doc}; (u, v) = (right, down) in pixels of this grid, float16 rounded to 1/64 px "
+            "(error up to 1/128 px below 32 px, 1/64 px below 64 px, 1/32 px below 128 px)",
+        )
+
+    def occlusion(name):
+        return array(
+            (t, h, w, 1),
+            np.uint8,
+            f"what becomes of the surface that {name} moves: 0 seen there, 1 hidden there, 2 out "
+            "of the frame, 3 no such frame",
+        )
+
+    return tfds.features.FeaturesDict(
+        {
+            "video": {
+                "frames": tfds.features.Sequence(
+                    tfds.features.Image(
+                        shape=(scene.render_height, scene.render_width, 3),
+                        encoding_format="jpeg",
+                        doc=f"RGB, uint8, at the rendering resolution; JPEG quality {JPEG_QUALITY}",
+                    ),
+                    length=t,
+                ),
+                "segmentations": array(
+                    (t, h, w, 1), np.uint8, "visible (modal) masks: layer + 1, 0 = background"
+                ),
+            },
+            "metadata": {
+                "num_frames": tfds.features.Scalar(np.int64, doc="number of frames T"),
+                "video_name": tfds.features.Text(doc="split and index of the sequence"),
+                "background": tfds.features.Text(doc="image or video; see table B5"),
+                "motion": tfds.features.Text(doc="homography or spline; see table B5"),
+                "shape": tfds.features.Text(doc="polygon or silhouette; see table B5"),
+            },
+            "forward_flow": flow(
+                "exact flow of the visible surface from each frame to the next; the last frame's "
+                "is its backward flow negated; of a real background video it is estimated on the "
+                "background alone"
+            ),
+            "backward_flow": flow(
+                "exact flow of the visible surface from each frame to the one before; the first "
+                "frame's is its forward flow negated"
+            ),
+            "forward_occlusion": occlusion("forward_flow"),
+            "backward_occlusion": occlusion("backward_flow"),
+            "estimated_forward_flow": flow(
+                "as forward_flow, estimated from `frames` before JPEG by the estimator in the "
+                "dataset's metadata and resized to this grid"
+            ),
+            "estimated_backward_flow": flow(
+                "as backward_flow, estimated from `frames` before JPEG by the estimator in the "
+                "dataset's metadata and resized to this grid"
+            ),
+            "amodal_segmentations": array(
+                (t, h, w, LAYERS),
+                np.uint8,
+                "0/1 masks of whole objects as far as they lie in the frame, hidden parts "
+                "included; layers front to back, empty ones last",
+            ),
+            "occluder": array(
+                (t, h, w, 1),
+                np.uint8,
+                "0/1 mask of what is in front of all layers, moves with the background and is none",
+            ),
+            "layer_order": tfds.features.Tensor(
+                shape=(LAYERS,), dtype=np.int32, doc="depth of each layer, 0 = front; -1 = empty"
+            ),
+            "visibility": tfds.features.Tensor(
+                shape=(t, LAYERS),
+                dtype=np.float32,
+                doc="share of each layer's amodal area that is visible, in [0, 1]",
+            ),
+            "stationary": array(
+                (t, LAYERS), np.bool_, "whether a layer stands still against the background"
+            ),
+        }
+    )
+
+
+def encode_sample(
+    sample: Sample, kind: SceneKind, estimator: PairEstimator, name: str
+) -> dict[str, Any]:
+    """A rendered sample as an example of `features`, estimated flow included."""
+    height, width = sample["forward_flow"].shape[1:3]
+    estimated = resize_flow(gap_flows(sample["video"], (1, -1), estimator), height, width)
+    return {
+        "video": {
+            "frames": [encode_jpeg(frame) for frame in sample["video"]],
+            "segmentations": sample["segmentations"][..., None],
+        },
+        "metadata": {
+            "num_frames": len(sample["video"]),
+            "video_name": name,
+            "background": kind.background,
+            "motion": kind.motion,
+            "shape": kind.shape,
+        },
+        "forward_flow": encode_flow(sample["forward_flow"]),
+        "backward_flow": encode_flow(sample["backward_flow"]),
+        "forward_occlusion": sample["forward_occlusion"][..., None],
+        "backward_occlusion": sample["backward_occlusion"][..., None],
+        "estimated_forward_flow": encode_flow(estimated[..., :2]),
+        "estimated_backward_flow": encode_flow(estimated[..., 2:]),
+        "amodal_segmentations": sample["amodal"],
+        "occluder": sample["occluder"][..., None],
+        "layer_order": sample["layer_order"],
+        "visibility": sample["visibility"],
+        "stationary": sample["stationary"],
+    }
+
+
+def encode_flow(flow: Float32[np.ndarray, "*s 2"]) -> Float16[np.ndarray, "*s 2"]:
+    """Flow in px, rounded to `FLOW_STEP`, and to float16 where that is coarser.
+
+    The error is at most 1/128 px below 32 px, where float16 holds multiples of 1/64 exactly, and
+    half a float16 step above. Noise below 1/64 px would not compress.
+    """
+    rounded = np.where(np.abs(flow) < 32, np.rint(flow / FLOW_STEP) * FLOW_STEP, flow)
+    # Beyond the largest float16 flow would become infinite; no real motion is that large.
+    largest = np.finfo(np.float16).max
+    return np.clip(rounded, -largest, largest).astype(np.float16)
+
+
+def encode_jpeg(frame: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """One RGB frame as JPEG."""
+    # The coder wants BGR; TFDS turns what it decodes back to RGB.
+    _, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    )
+    return data.tobytes()

@@ -1,0 +1,182 @@
+"""The published Syn-Train and Syn-Val as a dataset of `oclr_syn`, with the same examples.
+
+Layout: `JPEGImages/<sequence>`, `AmodalAnnotations/<sequence>/<k>_<frame>.png`,
+`Flows_gap1/<sequence>/<frame>.flo` and `Flows_gap-1/...`; a sequence's name begins with its number
+of objects. There the last layer is in front; ours run front to back.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from data_pipelines.builders.examples import encode_flow, encode_jpeg
+from data_pipelines.builders.generation import build_dataset
+from data_pipelines.builders.oclr_syn import OclrSynConfig
+from data_pipelines.synthetic import DATA_VERSION, SceneConfig
+from data_pipelines.synthetic.scene import LAYERS
+from oclr_jax.errors import UserError
+from oclr_jax.flow.folder import FlowFolder
+from oclr_jax.flow.resize import resize_flow, resize_image
+from oclr_jax.video.png import read_ids
+from oclr_jax.video.reader import FrameFolder, read_image
+
+
+@dataclass(frozen=True)
+class Released:
+    """The recipe of examples that are read from the published folders.
+
+    folder: holds the four folders above. sequences: their names, in order. config: sizes.
+    """
+
+    folder: Path
+    sequences: tuple[str, ...]
+    config: OclrSynConfig
+
+    def settings(self) -> dict[str, Any]:
+        """As `Recipe`; the flow is the publishers' RAFT flow, and none is exact."""
+        scene = self.config.scene
+        return {
+            "data_version": f"released-{DATA_VERSION}",
+            "splits": dict(self.config.splits),
+            "sequences_per_shard": self.config.sequences_per_shard,
+            "scene": {
+                "frames": scene.frames,
+                "height": scene.height,
+                "width": scene.width,
+                "render_height": scene.render_height,
+                "render_width": scene.render_width,
+            },
+            "flow": {"estimator": "raft"},
+            "exact_flow": False,
+        }
+
+    def examples(self, split: str, indices: range) -> Iterator[tuple[int, dict[str, Any]]]:
+        """As `Recipe`."""
+        for index in indices:
+            yield index, self._example(self.sequences[index])
+
+    def _example(self, name: str) -> dict[str, Any]:
+        scene = self.config.scene
+        t, h, w = scene.frames, scene.height, scene.width
+        video = FrameFolder(self.folder / "JPEGImages" / name)
+        if len(video.files) != t:
+            raise UserError(
+                f"The sequence {name} in {self.folder} has {len(video.files)} frames and the first "
+                f"one {t}; remove what does not belong."
+            )
+        flow = np.stack(list(FlowFolder(self.folder, video.stems(), (1, -1), name)))
+        flow = resize_flow(flow, h, w)
+        amodal = self._amodal(name, video.stems())
+        frames = [
+            resize_image(read_image(file), scene.render_height, scene.render_width)
+            for file in video.files
+        ]
+        objects = int(amodal.any((0, 1, 2)).sum())
+        segmentations = np.zeros((t, h, w), np.uint8)
+        for layer in reversed(range(LAYERS)):
+            segmentations[amodal[..., layer] == 1] = layer + 1
+        seen = np.stack([(segmentations == k + 1).sum((1, 2)) for k in range(LAYERS)], 1)
+        visibility = seen / np.maximum(amodal.sum((1, 2)), 1)
+        unknown = np.full((t, h, w, 2), np.nan, np.float16)
+        return {
+            "video": {
+                "frames": [encode_jpeg(frame) for frame in frames],
+                "segmentations": segmentations[..., None],
+            },
+            "metadata": {
+                "num_frames": t,
+                "video_name": name,
+                "background": "unknown",
+                "motion": "unknown",
+                "shape": "unknown",
+            },
+            "forward_flow": unknown,
+            "backward_flow": unknown,
+            "forward_occlusion": np.zeros((t, h, w, 1), np.uint8),
+            "backward_occlusion": np.zeros((t, h, w, 1), np.uint8),
+            "estimated_forward_flow": encode_flow(flow[..., :2]),
+            "estimated_backward_flow": encode_flow(flow[..., 2:]),
+            "amodal_segmentations": amodal,
+            "occluder": np.zeros((t, h, w, 1), np.uint8),
+            "layer_order": np.array([k if k < objects else -1 for k in range(LAYERS)], np.int32),
+            "visibility": visibility.astype(np.float32),
+            "stationary": np.zeros((t, LAYERS), np.bool_),
+        }
+
+    def _amodal(self, name: str, stems: list[str]) -> UInt8[np.ndarray, "t h w 3"]:
+        """Masks of all layers front to back on the model grid, empty layers last."""
+        folder, scene = self.folder / "AmodalAnnotations" / name, self.config.scene
+        numbers = sorted({int(path.name.split("_")[0]) for path in folder.glob("*_*.png")})
+        if not 1 <= len(numbers) <= LAYERS or str(len(numbers)) != name[0]:
+            raise UserError(
+                f"{folder} has masks of {len(numbers)} layers, and the name of the sequence says "
+                f"{name[0]}; remove it or copy it again."
+            )
+        amodal = np.zeros((len(stems), scene.height, scene.width, LAYERS), np.uint8)
+        for layer, number in enumerate(reversed(numbers)):
+            for t, stem in enumerate(stems):
+                mask = (read_ids(folder / f"{number}_{stem}.png") > 0).astype(np.float32)
+                amodal[t, ..., layer] = _on_grid(mask, scene.height, scene.width)
+        # A layer that shows nowhere is empty.
+        order = np.argsort(~amodal.any((0, 1, 2)), kind="stable")
+        return np.ascontiguousarray(amodal[..., order])
+
+
+def _on_grid(mask: Float32[np.ndarray, "h w"], height: int, width: int) -> UInt8[np.ndarray, "H W"]:
+    return (resize_image(mask, height, width) >= 0.5).astype(np.uint8)
+
+
+def import_released(
+    folder: str | os.PathLike,
+    data_dir: str | os.PathLike,
+    name: str,
+    split: str,
+    processes: int = 1,
+    quiet: bool = False,
+) -> tuple[Path, bool]:
+    """Writes the published data as `data_dir/oclr_syn/<name>`, to train on and evaluate as ours.
+
+    Exact flow is not known of it and stored as NaN; the loader refuses it. Masks come to the model
+    grid by area, flow by `resize_flow`.
+
+    Args:
+      folder: with `JPEGImages`, `AmodalAnnotations`, `Flows_gap1` and `Flows_gap-1`.
+      data_dir: TFDS data directory on a local disk.
+      name: of the dataset's configuration, such as "released_train".
+      split: "train" or "validation".
+      processes: how many read at the same time.
+      quiet: no progress bar.
+
+    Returns:
+      The directory, and whether anything had to be written.
+
+    Raises:
+      UserError: folders, files or layers are missing or do not fit together.
+    """
+    folder = Path(folder)
+    images = folder / "JPEGImages"
+    for place in (images, folder / "AmodalAnnotations"):
+        if not place.is_dir():
+            raise UserError(f"There is no folder {place}; name the folder that was downloaded.")
+    sequences = tuple(sorted(path.name for path in images.iterdir() if path.is_dir()))
+    if not sequences:
+        raise UserError(f"{images} has no sequences; name the folder that was downloaded.")
+    first = FrameFolder(images / sequences[0])
+    scene = replace(
+        SceneConfig(),
+        frames=len(first.files),
+        render_height=first.height,
+        render_width=first.width,
+    )
+    config = OclrSynConfig(
+        name=name,
+        description="The published synthetic data (Xie et al., NeurIPS 2022), imported.",
+        scene=scene,
+        splits={split: len(sequences)},
+    )
+    return build_dataset(config, data_dir, Released(folder, sequences, config), processes, quiet)

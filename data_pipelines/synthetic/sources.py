@@ -1,0 +1,297 @@
+"""What scenes are made of: folders of images, silhouettes and videos, or procedural stand-ins."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from data_pipelines.synthetic.shapes import Shape, blob, figure, from_mask
+from data_pipelines.synthetic.textures import jitter_colours, texture
+from oclr_jax.errors import UserError
+from oclr_jax.flow.resize import resize_image
+from oclr_jax.video.reader import IMAGE_SUFFIXES, FrameFolder, open_video, read_image
+
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
+# Of a larger folder, so many files are used, evenly over their sorted names: looking at each takes
+# milliseconds, and 4,608 sequences need no more.
+MOST_FILES = 20_000
+# Silhouettes whose box has a shorter side than this are specks, or slivers at the frame's border.
+SMALLEST_SILHOUETTE = 24
+# Most frames that are passed over in a background video to start at a random one.
+_LONGEST_START = 300
+_VIDEO_ATTEMPTS = 10
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A source on disk.
+
+    path: the folder. files: names relative to it that can be read. broken: those that cannot.
+    digest: of all names and sizes; tells whether two folders hold the same files.
+    """
+
+    path: Path
+    files: tuple[str, ...]
+    broken: tuple[str, ...]
+    digest: str
+
+    def settings(self) -> dict[str, Any]:
+        """What is recorded of it: nothing of where it lies on this machine."""
+        return {
+            "name": self.path.resolve().name,
+            "files": len(self.files),
+            "broken": list(self.broken),
+            "digest": self.digest,
+            "licence": _licence(self.path),
+        }
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where textures, silhouettes and background videos come from; None is procedural.
+
+    objects: of every file of `silhouettes`, the ids that are large enough.
+    """
+
+    images: Folder | None = None
+    silhouettes: Folder | None = None
+    videos: Folder | None = None
+    objects: tuple[tuple[int, ...], ...] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """What is recorded with a dataset."""
+        named = {"images": self.images, "silhouettes": self.silhouettes, "videos": self.videos}
+        return {name: folder and folder.settings() for name, folder in named.items()}
+
+    def texture(
+        self, rng: np.random.Generator, height: int, width: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """A textured image: a random crop of a file, flipped and colour-jittered, or procedural."""
+        if self.images is None:
+            return texture(rng, height, width)
+        name = self.images.files[int(rng.integers(len(self.images.files)))]
+        image = read_image(self.images.path / name)
+        return jitter_colours(rng, random_crop(rng, image[None], height, width))[0]
+
+    def silhouette(self, rng: np.random.Generator, size: int) -> Shape:
+        """A real silhouette, resized and turned, or an articulated figure or blob."""
+        if self.silhouettes is None:
+            return (blob if rng.random() < 0.2 else figure)(rng, size)
+        index = int(rng.integers(len(self.silhouettes.files)))
+        ids = _read_ids(self.silhouettes.path / self.silhouettes.files[index])
+        return from_mask(rng, ids == rng.choice(self.objects[index]), size)
+
+    def footage(
+        self, rng: np.random.Generator, frames: int, height: int, width: int
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """A background video (supplement B.1).
+
+        Forward or backward, at every frame, every second or every third one, from a random start,
+        cropped, flipped, mirrored up and down, colour-jittered; one that is too short goes there
+        and back.
+        """
+        step = int(rng.integers(1, 4))
+        clip = self._read_a_video(rng, (frames - 1) * step + 1)[::step]
+        if rng.random() < 0.5:
+            clip = clip[::-1]
+        there_and_back = [*range(len(clip)), *range(len(clip) - 2, 0, -1)] or [0]
+        order = np.resize(there_and_back, frames)
+        shown = random_crop(rng, np.stack(clip), height, width)
+        # Seen upside down a video moves as one of a mirror of water does.
+        if rng.random() < 0.1:
+            shown = shown[:, ::-1]
+        return np.ascontiguousarray(jitter_colours(rng, shown)[order])
+
+    def _read_a_video(
+        self, rng: np.random.Generator, wanted: int
+    ) -> list[UInt8[np.ndarray, "h w 3"]]:
+        # A file that opens may still break off; then another is taken.
+        for _ in range(_VIDEO_ATTEMPTS):
+            name = self.videos.files[int(rng.integers(len(self.videos.files)))]
+            try:
+                return _read_frames(rng, self.videos.path / name, wanted)
+            except UserError:
+                continue
+        raise UserError(
+            f"{_VIDEO_ATTEMPTS} background videos in a row could not be read (the last is "
+            f"{self.videos.path / name}); remove what is broken."
+        )
+
+
+PROCEDURAL = Sources()
+
+
+def open_sources(
+    images: str | os.PathLike | None = None,
+    silhouettes: str | os.PathLike | None = None,
+    videos: str | os.PathLike | None = None,
+) -> Sources:
+    """Opens the named folders and looks at their files; None stays procedural.
+
+    Args:
+      images: jpg or png files, in any depth of folders.
+      silhouettes: annotations in the layout of DAVIS or YouTube-VOS: a folder of indexed png files
+        for each sequence, pixel value = object id, 0 and 255 no object.
+      videos: video files, or a folder of frames for each video.
+
+    Raises:
+      UserError: a folder is missing, or holds nothing of its kind that can be read. Broken files
+        are left out, and named in `broken`.
+    """
+    objects: tuple[tuple[int, ...], ...] = ()
+    found: dict[str, Folder] = {}
+    if images is not None:
+        files = _find(Path(images), IMAGE_SUFFIXES)
+        found["images"], _ = _open("images", Path(images), files, _image_opens)
+    if silhouettes is not None:
+        files = _find(Path(silhouettes), (".png",))
+        folder, objects = _open("silhouettes", Path(silhouettes), files, _large_objects)
+        # Files without an object are no fault of theirs.
+        kept = [(name, ids) for name, ids in zip(folder.files, objects, strict=True) if ids]
+        if not kept:
+            raise UserError(
+                f"No object in the silhouettes of {silhouettes} is at least {SMALLEST_SILHOUETTE} "
+                "pixels wide and high; name a folder of indexed annotations."
+            )
+        names, objects = zip(*kept, strict=True)
+        found["silhouettes"] = Folder(folder.path, names, folder.broken, folder.digest)
+    if videos is not None:
+        files = _find_videos(Path(videos))
+        found["videos"], _ = _open("videos", Path(videos), files, _video_opens)
+    return Sources(**found, objects=objects)
+
+
+def random_crop(
+    rng: np.random.Generator, images: UInt8[np.ndarray, "t h w 3"], height: int, width: int
+) -> UInt8[np.ndarray, "t H W 3"]:
+    """The same window of every image, at least half of what fits, flipped half of the time."""
+    h, w = images.shape[1:3]
+    share = rng.uniform(0.5, 1) * min(h / height, w / width)
+    rows, columns = max(1, int(height * share)), max(1, int(width * share))
+    top, left = int(rng.integers(h - rows + 1)), int(rng.integers(w - columns + 1))
+    window = images[:, top : top + rows, left : left + columns]
+    if rng.random() < 0.5:
+        window = window[:, :, ::-1]
+    return np.stack([resize_image(np.ascontiguousarray(x), height, width) for x in window])
+
+
+def _find(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"There is no source folder {folder}; check the path.")
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    return sorted(path for path in files if path.is_file())
+
+
+def _find_videos(folder: Path) -> list[Path]:
+    """Video files anywhere below, and the folders that hold images."""
+    files = _find(folder, VIDEO_SUFFIXES)
+    return sorted([*files, *{path.parent for path in _find(folder, IMAGE_SUFFIXES)}])
+
+
+def _open(
+    kind: str, folder: Path, paths: list[Path], look: Callable[[Path], _T]
+) -> tuple[Folder, tuple[_T, ...]]:
+    """Looks at every file; gives those that could be read, and what was seen in each."""
+    if not paths:
+        raise UserError(f"The source folder {folder} has no {kind}; name one that has.")
+    if len(paths) > MOST_FILES:
+        chosen = np.linspace(0, len(paths) - 1, MOST_FILES).round().astype(int)
+        paths = [paths[index] for index in chosen]
+    with ThreadPoolExecutor() as pool:
+        seen = list(pool.map(lambda path: _look(look, path), paths))
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    good = [(name, value) for name, value in zip(names, seen, strict=True) if value is not None]
+    broken = tuple(name for name, value in zip(names, seen, strict=True) if value is None)
+    if not good:
+        raise UserError(
+            f"None of the {len(paths)} {kind} in {folder} can be read (the first is {names[0]}); "
+            "name another folder."
+        )
+    used = [paths[index] for index, value in enumerate(seen) if value is not None]
+    files, values = zip(*good, strict=True)
+    return Folder(folder, files, broken, _digest(files, used)), values
+
+
+def _look(look: Callable[[Path], _T], path: Path) -> _T | None:
+    try:
+        return look(path)
+    except (UserError, OSError, SyntaxError, ValueError):
+        return None
+
+
+def _image_opens(path: Path) -> bool:
+    with Image.open(path) as image:
+        image.draft("RGB", (64, 64))  # a JPEG is then decoded at an eighth of its size
+        image.load()
+    return True
+
+
+def _large_objects(path: Path) -> tuple[int, ...]:
+    ids = _read_ids(path)
+    large = []
+    for number in np.unique(ids):
+        if number not in (0, 255):
+            _, _, width, height = cv2.boundingRect((ids == number).astype(np.uint8))
+            if min(width, height) >= SMALLEST_SILHOUETTE:
+                large.append(int(number))
+    return tuple(large)
+
+
+def _read_ids(path: Path) -> UInt8[np.ndarray, "h w"]:
+    with Image.open(path) as image:
+        # Masks of one object are often stored as grey 0 and 255, or in one bit.
+        if image.mode in ("1", "L"):
+            return (np.asarray(image.convert("L")) > 127).astype(np.uint8)
+        if image.mode != "P":
+            raise ValueError(f"{path} is no indexed image")
+        return np.asarray(image)
+
+
+def _video_opens(path: Path) -> bool:
+    next(iter(open_video(path)))
+    return True
+
+
+def _read_frames(
+    rng: np.random.Generator, path: Path, wanted: int
+) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """At most `wanted` frames of a video in a row, from a random one on."""
+    video = open_video(path)
+    count = video.expected_frames or wanted
+    start = int(rng.integers(max(0, min(count - wanted, _LONGEST_START)) + 1))
+    if isinstance(video, FrameFolder):
+        return [read_image(file) for file in video.files[start : start + wanted]]
+    frames = []
+    for index, frame in enumerate(video):
+        if index >= start:
+            frames.append(frame)
+        if len(frames) == wanted:
+            break
+    return frames
+
+
+def _digest(names: Iterable[str], paths: Iterable[Path]) -> str:
+    lines = (
+        f"{name} {path.stat().st_size if path.is_file() else len(list(path.iterdir()))}\n"
+        for name, path in zip(names, paths, strict=True)
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def _licence(folder: Path) -> str:
+    """The first line of a file called LICENSE or LICENCE in the folder."""
+    for path in sorted(folder.glob("LICEN[SC]E*")):
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if lines:
+            return lines[0].strip()
+    return "not stated: the folder has no LICENSE file"
