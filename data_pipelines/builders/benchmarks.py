@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines.builders.oclr_syn import FILE_FORMAT, encode_flow
+from data_pipelines.builders.examples import encode_flow
+from data_pipelines.builders.oclr_syn import FILE_FORMAT
 from oclr_jax.benchmarks.facts import BENCHMARKS, Benchmark
 from oclr_jax.benchmarks.files import BenchmarkSequence, find_benchmark_sequences
 from oclr_jax.errors import UserError
