@@ -1,5 +1,6 @@
 """The evaluation of a dataset, sequence by sequence; what was interrupted goes on."""
 
+import hashlib
 import json
 import os
 import platform
@@ -191,6 +192,7 @@ def _settings(run: _Run, gap: int, stored: dict | None) -> dict[str, Any]:
         "title": run.dataset.title,
         "results": os.fspath(run.results) if run.results else None,
         "weights": None,
+        "weights_sha256": None,
         "flow": None,
         "gap": None,
         "grid": None,
@@ -209,12 +211,21 @@ def _settings(run: _Run, gap: int, stored: dict | None) -> dict[str, Any]:
         named = {"folder": os.fspath(run.flow)} if run.flow else segmenter.info.flow
         values |= {
             "weights": segmenter.info.name,
+            "weights_sha256": _fingerprint(segmenter),
             "flow": stored or named,
             "gap": gap,
             "grid": [model.height, model.width],
             "window": model.frames,
         }
     return json.loads(json.dumps(values))
+
+
+def _fingerprint(segmenter: Segmenter) -> str:
+    """Of the parameters, so that figures of other weights under the same name are not kept."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(segmenter.params):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _kept(output: Path, settings: dict[str, Any]) -> dict[str, Record]:

@@ -21,15 +21,18 @@ from oclr_jax.windows import frame_groups
 
 # An object that covers a smaller share of a window than this is not there.
 _ABSENT = 1e-6
+LAYERS = 3  # of every stored example
 
 
 @dataclass(frozen=True)
 class SyntheticSequence:
-    """One sequence: flow and whole objects, front to back."""
+    """One sequence: flow, whole objects front to back, and what is seen of them."""
 
     name: str
     flow: Callable[[], Float32[np.ndarray, "t h w 4"]]  # (u, v) at gaps 1 and -1, own pixels
     amodal: Callable[[], Bool[np.ndarray, "t H W k"]]  # layer 0 in front, empty layers last
+    # Less than the amodal masks composed, where there is an occluder that is no layer.
+    modal: Callable[[], Bool[np.ndarray, "t H W k"]]
 
 
 def find_synthetic(name: str, data: str | os.PathLike) -> list[SyntheticSequence]:
@@ -52,6 +55,9 @@ def _built(data: str | os.PathLike) -> list[SyntheticSequence]:
             f"validation_{index:06d}",
             lambda index=index: flow(index),
             lambda index=index: source[index]["amodal_segmentations"] > 0,
+            lambda index=index: (
+                source[index]["video"]["segmentations"] == np.arange(1, LAYERS + 1, dtype=np.uint8)
+            ),
         )
         for index in range(len(source))
     ]
@@ -87,9 +93,20 @@ def _released(root: Path) -> list[SyntheticSequence]:
         return np.stack([np.stack([read_ids(p) > 127 for p in row], axis=-1) for row in paths])
 
     return [
-        SyntheticSequence(name, lambda name=name: flow(name), lambda name=name: amodal(name))
+        SyntheticSequence(
+            name,
+            lambda name=name: flow(name),
+            lambda name=name: amodal(name),
+            lambda name=name: composed(amodal(name)),
+        )
         for name in names
     ]
+
+
+def composed(amodal: Bool[np.ndarray, "t H W k"]) -> Bool[np.ndarray, "t H W k"]:
+    """What is seen of objects that are given front to back."""
+    seen = [compose_modal(list(np.moveaxis(frame, -1, 0))) for frame in amodal]
+    return np.moveaxis(np.array(seen), 1, -1)
 
 
 def score_synthetic(segmenter: Segmenter, sequence: SyntheticSequence) -> Record:
@@ -100,10 +117,8 @@ def score_synthetic(segmenter: Segmenter, sequence: SyntheticSequence) -> Record
     has the mean of both. Order: pairs of objects that occlude each other, matched by their amodal
     masks. First paper, section 4.2 and table 1; the published program's rule.
     """
-    model, amodal = segmenter.info.model, sequence.amodal()
+    model, amodal, modal = segmenter.info.model, sequence.amodal(), sequence.modal()
     flow = resize_flow(sequence.flow(), model.height, model.width)
-    modal = np.stack([np.stack(compose_modal(list(f)), 0) for f in np.moveaxis(amodal, -1, 1)])
-    modal = np.moveaxis(modal, 1, -1)
     values: dict[int, list[tuple[float, float]]] = {}
     right = pairs = 0
     for group in frame_groups(len(flow), model.frames):

@@ -9,7 +9,12 @@ import pytest
 from oclr_jax import cli
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate import evaluate_synthetic, run
-from oclr_jax.evaluate.synthetic import SyntheticSequence, find_synthetic, score_synthetic
+from oclr_jax.evaluate.synthetic import (
+    SyntheticSequence,
+    composed,
+    find_synthetic,
+    score_synthetic,
+)
 from oclr_jax.flow import write_flo
 from tests.clips import motion_segmenter
 
@@ -33,7 +38,7 @@ def segmenter_that_finds(masks, order):
 
 def sequence_of(amodal):
     flow = np.zeros((len(amodal), 32, 48, 4), np.float32)
-    return SyntheticSequence("one", lambda: flow, lambda: amodal)
+    return SyntheticSequence("one", lambda: flow, lambda: amodal, lambda: composed(amodal))
 
 
 def layers(amodal, empty=1):
@@ -58,6 +63,17 @@ def test_a_wrong_order_costs_modal_masks_alone():
     wanted = ((area[0] - shared) / area[0] + (area[1] - shared) / area[1]) / 2
     assert entry["J_amodal"] == 1 and entry["J"] == pytest.approx(wanted)
     assert (entry["pairs_right"], entry["pairs"]) == (0, 1)
+
+
+def test_what_an_occluder_hides_is_not_seen():
+    amodal = boxes()
+    shown = composed(amodal)
+    shown[:, 24:] = False  # an occluder at the bottom, in front of the right object
+    sequence = dataclasses.replace(sequence_of(amodal), modal=lambda: shown)
+    entry = score_synthetic(segmenter_that_finds(layers(amodal), [0.1, 0.5, 1.0]), sequence)
+    right = 18 * 24 - 10 * 8
+    wanted = (1 + (right - 4 * 24) / right) / 2
+    assert entry["paper"]["J_amodal"] == 1 and entry["paper"]["J"] == pytest.approx(wanted)
 
 
 def test_empty_layers_do_not_count_and_masks_grow_to_the_truth():
