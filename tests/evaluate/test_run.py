@@ -10,6 +10,7 @@ from PIL import Image
 
 from oclr_jax import cli
 from oclr_jax.benchmarks.files import BenchmarkSequence, split_long
+from oclr_jax.errors import UserError
 from oclr_jax.evaluate import evaluate_dataset, format_table, run
 from oclr_jax.evaluate.predictions import predict_sequence
 from oclr_jax.flow import gap_flows, make_estimator, write_flo
@@ -160,6 +161,15 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert report["sequences"] == evaluate(root)["sequences"]
     arguments = ["--data", str(root), "--output", str(output), "--protocol", "union"]
     assert cli.main(["evaluate", "--dataset", "folder", *arguments]) == 2
+
+
+def test_figures_of_other_weights_are_not_kept(tmp_path, monkeypatch):
+    root, output = make_dataset(tmp_path / "data"), tmp_path / "out"
+    evaluate(root, output=output)
+    retrained = dataclasses.replace(motion_segmenter(), params={"a": np.ones(3, np.float32)})
+    monkeypatch.setattr(run, "load_segmenter", lambda weights: retrained)
+    with pytest.raises(UserError, match="another weights_sha256"):
+        evaluate(root, output=output)
 
 
 def write_results(folder, shift=0):
