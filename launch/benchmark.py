@@ -11,6 +11,7 @@ from launch import (
     benchmark_data,
     benchmark_flow,
     benchmark_infer,
+    benchmark_raft,
     benchmark_segment,
     benchmark_train,
 )
@@ -19,6 +20,7 @@ BENCHMARKS = {
     "data": benchmark_data,
     "flow": benchmark_flow,
     "infer": benchmark_infer,
+    "raft": benchmark_raft,
     "segment": benchmark_segment,
     "train": benchmark_train,
 }
