@@ -38,7 +38,7 @@ def test_what_is_saved_is_loaded(tmp_path, variables, dtype, error):
     before, after = flatten(variables), flatten(loaded)
     assert before.keys() == after.keys()
     for name, leaf in after.items():
-        np.testing.assert_allclose(leaf, before[name], rtol=error)
+        np.testing.assert_allclose(leaf, before[name], rtol=error, atol=1e-4 * error)
     assert (tmp_path / "w.safetensors").stat().st_size < (2.1e6 if error else 4.1e6)
 
 

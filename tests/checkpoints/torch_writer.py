@@ -62,7 +62,9 @@ def pickled(body: bytes) -> bytes:
 
 def whole(key: str, array: np.ndarray, legacy: bool = False) -> bytes:
     """A contiguous tensor that fills its storage."""
-    strides = tuple(step // array.itemsize for step in np.ascontiguousarray(array).strides)
+    # A scalar has no strides, though ascontiguousarray would give it one.
+    contiguous = np.ascontiguousarray(array).reshape(array.shape)
+    strides = tuple(step // array.itemsize for step in contiguous.strides)
     kind = KINDS[array.dtype.name]
     return tensor(storage(key, array.size, kind, legacy), 0, array.shape, strides)
 

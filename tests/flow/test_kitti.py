@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from oclr_jax.errors import UserError
 from oclr_jax.flow.kitti import read_kitti, read_kitti_size, write_kitti
 
-VALUES = st.floats(-511.9, 511.9, width=32)
+VALUES = st.integers(-51190, 51190).map(lambda hundredths: np.float32(hundredths / 100))
 
 
 @settings(max_examples=30, deadline=None)

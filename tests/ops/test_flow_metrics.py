@@ -32,6 +32,6 @@ def test_true_flow_explains_the_frames():
     flow = np.zeros((40, 50, 2), np.float32)
     flow[..., 0] = 4
     before, after = photometric_error(first, second), photometric_error(first, second, flow)
-    assert after < 0.2 * before
+    assert after < 0.3 * before  # what moved out of the frame stays unexplained
     assert photometric_error(first, second, -flow) > 0.8 * before
     assert photometric_error(first, first) == 0
