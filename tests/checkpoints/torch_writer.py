@@ -81,12 +81,18 @@ def write_zip(
     return path
 
 
-def legacy_bytes(body: bytes, data: dict[str, bytes], itemsize: int = 4) -> bytes:
-    """The older format: magic, version, machine, contents, keys, then each storage's data."""
+def legacy_bytes(
+    body: bytes, data: dict[str, bytes], itemsizes: dict[str, int] | None = None
+) -> bytes:
+    """The older format: magic, version, machine, contents, keys, then each storage's data.
+
+    `itemsizes` are bytes of a number by key, 4 where nothing is said.
+    """
+    sizes = dict.fromkeys(data, 4) | (itemsizes or {})
     machine = b"}(" + text("little_endian") + b"\x88u"
     keys = b"](" + b"".join(text(key) for key in data) + b"e"
     pickles = [number(LEGACY_MAGIC), number(1001), machine, body, keys]
-    values = [struct.pack("<q", len(v) // itemsize) + v for v in data.values()]
+    values = [struct.pack("<q", len(v) // sizes[key]) + v for key, v in data.items()]
     return b"".join(map(pickled, pickles)) + b"".join(values)
 
 
@@ -100,5 +106,6 @@ def save_state_legacy(path: Path, state: dict[str, np.ndarray]) -> Path:
     keys = {name: f"9{i}" for i, name in enumerate(state)}
     body = dict_of({name: whole(keys[name], array, True) for name, array in state.items()})
     data = {keys[name]: array.tobytes() for name, array in state.items()}
-    path.write_bytes(legacy_bytes(body, data))
+    itemsizes = {keys[name]: array.itemsize for name, array in state.items()}
+    path.write_bytes(legacy_bytes(body, data, itemsizes))
     return path
