@@ -12,6 +12,7 @@ from launch import (
     benchmark_flow,
     benchmark_infer,
     benchmark_metrics,
+    benchmark_raft,
     benchmark_segment,
     benchmark_train,
 )
@@ -21,6 +22,7 @@ BENCHMARKS = {
     "flow": benchmark_flow,
     "infer": benchmark_infer,
     "metrics": benchmark_metrics,
+    "raft": benchmark_raft,
     "segment": benchmark_segment,
     "train": benchmark_train,
 }

@@ -20,6 +20,7 @@ from scipy.stats import rankdata
 from tqdm import tqdm
 
 from oclr_jax.flow import DIS, resize_flow, resize_image
+from oclr_jax.ops.flow_metrics import photometric_error
 from oclr_jax.video.png import read_ids
 from oclr_jax.video.reader import open_video
 
@@ -108,15 +109,8 @@ def _jaccard(found: np.ndarray, mask: np.ndarray) -> float:
 
 
 def _warp_error(flow: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
-    here, there = (
-        cv2.cvtColor(resize_image(x, *WARP_GRID), cv2.COLOR_RGB2GRAY).astype(np.float32)
-        for x in (first, second)
-    )
-    flow = resize_flow(flow, *WARP_GRID)
-    x, y = np.meshgrid(np.arange(WARP_GRID[1]), np.arange(WARP_GRID[0]))
-    x, y = (x + flow[..., 0]).astype(np.float32), (y + flow[..., 1]).astype(np.float32)
-    pulled = cv2.remap(there, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return float(np.abs(pulled - here).mean())
+    first, second = (resize_image(frame, *WARP_GRID) for frame in (first, second))
+    return photometric_error(first, second, resize_flow(flow, *WARP_GRID))
 
 
 def _edge_auc(flow: np.ndarray, mask: np.ndarray) -> float:

@@ -14,10 +14,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_pipelines.builders.generation import generate_dataset
-from data_pipelines.builders.oclr_syn import OclrSyn
+from data_pipelines.builders.oclr_syn import OclrSyn, OclrSynConfig
 from data_pipelines.synthetic import Sources, open_sources
 from oclr_jax.errors import UserError
-from oclr_jax.flow.estimator import DIS, DIS_PRESETS
+from oclr_jax.flow.estimator import DIS, DIS_PRESETS, PairEstimator
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,14 +39,19 @@ def main(arguments: list[str] | None = None) -> int:
         "--silhouettes", help="folder of annotations as DAVIS or YouTube-VOS has them: shapes"
     )
     parser.add_argument("--videos", help="folder of video files or of folders of frames")
+    parser.add_argument(
+        "--flow",
+        metavar="dis|raft:FILE",
+        default="dis",
+        help="what estimates flow; RAFT on a GPU wants --processes 1 (default: %(default)s)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     config = configs[options.config]
-    # Flow is estimated at the resolution of the rendered frames.
-    estimator = DIS(config.scene.render_height, config.scene.render_width, options.preset)
     try:
         sources = open_sources(options.images, options.silhouettes, options.videos)
         _name_broken_files(sources)
+        estimator = _estimator(options, config)
         directory, rendered = generate_dataset(
             config,
             options.data_dir,
@@ -75,6 +80,18 @@ def _name_broken_files(sources: Sources) -> None:
             names = ", ".join(folder.broken[:10]) + (", ..." if len(folder.broken) > 10 else "")
             count = f"{len(folder.broken)} of {len(folder.broken) + len(folder.files)}"
             print(f"{folder.path}: {count} files are broken, left out: {names}", file=sys.stderr)
+
+
+def _estimator(options: argparse.Namespace, config: OclrSynConfig) -> PairEstimator:
+    """Flow is estimated at the resolution of the rendered frames."""
+    if options.flow.startswith("raft:"):
+        # Here, because the rendering processes import this file, and without RAFT need no jax.
+        from oclr_jax.learned_flow import open_raft
+
+        return open_raft(options.flow.removeprefix("raft:"), rows=None)
+    if options.flow != "dis":
+        raise UserError(f"There is no flow estimator {options.flow!r}; use dis or raft:FILE.")
+    return DIS(config.scene.render_height, config.scene.render_width, options.preset)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command `oclr`: segment, evaluate, convert. Thin: what happens is in the library."""
+"""The command `oclr`: segment, evaluate, flow, convert. Thin: what happens is in the library."""
 
 import argparse
 import os
@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_segment(commands)
     _add_evaluate(commands)
+    _add_flow(commands)
     _add_convert(commands)
     return parser
 
@@ -83,13 +84,43 @@ def _add_evaluate(commands) -> None:
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="NAME|FILE", help="default: those of the package")
     parser.add_argument(
-        "--flow", metavar="dis|FOLDER", help="flow estimator or folder of .flo (default: weights')"
+        "--flow",
+        metavar="dis|raft:FILE|FOLDER",
+        help="flow estimator, RAFT with its weights, or folder of flow files (default: weights')",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+def _add_flow(commands) -> None:
+    about = "estimate the optical flow of a video and keep it as files, which --flow reads"
+    parser = commands.add_parser("flow", help=about, description=about)
+    parser.add_argument("input", metavar="INPUT", help="video file or folder of jpg or png frames")
+    parser.add_argument("output", metavar="OUTPUT", help="folder for Flows_gap1, Flows_gap-1, ...")
+    parser.add_argument(
+        "--estimator",
+        choices=("dis", "raft", "raft-small"),
+        default="dis",
+        help="DIS needs no weights, RAFT is better (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE|NAME",
+        help="of RAFT: safetensors or released .pth, or its name in the cache folder",
+    )
+    parser.add_argument(
+        "--gaps", metavar="GAPS", default="1,-1", help="in frames, with commas (%(default)s)"
+    )
+    parser.add_argument("--format", choices=("flo", "kitti"), default="flo", help="%(default)s")
+    parser.add_argument("--color", action="store_true", help="pictures too, in Colors_gap1, ...")
+    parser.add_argument(
+        "--check", action="store_true", help="print how well the flow explains the frames"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=_flow)
+
+
 def _add_convert(commands) -> None:
-    about = "bring a released PyTorch checkpoint of OCLR to a safetensors file"
+    about = "bring a released PyTorch checkpoint of OCLR or RAFT to a safetensors file"
     parser = commands.add_parser("convert", help=about, description=about)
     parser.add_argument("input", metavar="IN.pth", help="released checkpoint")
     parser.add_argument("output", metavar="OUT.safetensors", help="file to write")
@@ -143,11 +174,32 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(format_table(report))
 
 
-def _convert(options: argparse.Namespace) -> None:
-    from oclr_jax.checkpoints.release import convert_release
+def _flow(options: argparse.Namespace) -> None:
+    from oclr_jax.video_flow import choose_estimator, flow_to_folder
 
-    info = convert_release(options.input, options.output)
-    print(f"{options.output}: {info.name}, {info.model.queries} layers")
+    # A negative number first, `--gaps -1,1`, would be taken for an option: `--gaps=-1,1` is not.
+    try:
+        gaps = [int(gap) for gap in options.gaps.split(",")]
+    except ValueError:
+        raise UserError(f"The gaps {options.gaps!r} are no whole numbers, such as 1,-1.") from None
+    checks = flow_to_folder(
+        options.input,
+        options.output,
+        choose_estimator(options.estimator, options.weights),
+        gaps,
+        format=options.format,
+        color=options.color,
+        check=options.check,
+        quiet=options.quiet,
+    )
+    for gap, before, after in checks:
+        print(f"gap {gap}: mean difference in grey levels {before:.2f}, along the flow {after:.2f}")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from oclr_jax.checkpoints.convert import convert_checkpoint
+
+    print(f"{options.output}: {convert_checkpoint(options.input, options.output)}")
 
 
 def _cache_compiled_programs() -> None:

@@ -23,6 +23,7 @@ from oclr_jax.flow import (
     resize_image,
     stream_gap_flows,
 )
+from oclr_jax.learned_flow import open_raft
 from oclr_jax.models.oclr import OCLR, OCLRConfig
 from oclr_jax.tracking import Track, WindowLayers, compose_modal, link_windows
 from oclr_jax.video.clip import Clip
@@ -85,12 +86,16 @@ def load_segmenter(weights: str | os.PathLike | None = None) -> Segmenter:
 def open_source(
     flow: str | os.PathLike | None, info: WeightsInfo, clip: Clip
 ) -> PairEstimator | FlowFolder:
-    """Where a clip's flow comes from: an estimator by name, a folder of .flo files, or, for None,
-    the estimator with which the weights were trained.
+    """Where a clip's flow comes from: an estimator by name, RAFT as `raft:FILE` with its weights, a
+    folder of .flo files, or, for None, the estimator with which the weights were trained.
 
     A named estimator takes the weights' settings where they are of that estimator. Raises UserError
     for a name that is neither, and for a folder that does not match the clip.
     """
+    if isinstance(flow, str) and flow.startswith("raft:"):
+        return open_raft(flow.removeprefix("raft:"))
+    if flow is None and info.flow.get("estimator") == "raft":
+        return open_raft(**info.flow)
     if flow is None or flow == info.flow.get("estimator"):
         return make_estimator(info.flow)
     if flow in ESTIMATORS:
@@ -98,7 +103,7 @@ def open_source(
     if not os.path.exists(flow):
         raise UserError(
             f"There is no flow estimator and no flow folder {os.fspath(flow)!r}; choose one of "
-            f"{', '.join(ESTIMATORS)} or give a folder of .flo files."
+            f"{', '.join(ESTIMATORS)}, raft:FILE with RAFT's weights, or a folder of .flo files."
         )
     return FlowFolder(flow, clip.stems, info.model.gaps, sequence=clip.name)
 
@@ -120,7 +125,7 @@ def stream_flow(
             if len(shot) < 2 * reach:
                 for _ in images:
                     pass
-            fields = stream_gap_flows(images, model.gaps, source)
+            fields = stream_gap_flows(images, model.gaps, source, source.batch)
         if len(shot) >= 2 * reach:
             for frame, field in zip(shot, fields, strict=True):
                 yield FrameFlow(number, frame, resize_flow(field, model.height, model.width))
@@ -197,5 +202,4 @@ def _at_working_size(
     images: Iterable[UInt8[np.ndarray, "h w 3"]], estimator: PairEstimator
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """Frames as the estimator wants them, so that it does not resize them once for every pair."""
-    settings = estimator.settings()
-    return (resize_image(image, settings["height"], settings["width"]) for image in images)
+    return (resize_image(image, *estimator.working_size(*image.shape[:2])) for image in images)

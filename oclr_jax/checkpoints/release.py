@@ -201,21 +201,11 @@ def convert_release(in_pth: str | Path, out_safetensors: str | Path) -> WeightsI
     Raises:
       UserError: for every file that is not an OCLR checkpoint, or that cannot be read or written.
     """
-    contents = read_torch_file(in_pth)
-    wrapped = type(contents) is dict and type(contents.get("model_state_dict")) is dict
-    state = contents["model_state_dict"] if wrapped else contents
-    if type(state) is not dict or not state or not all(type(v) is Tensor for v in state.values()):
-        raise UserError(
-            f"{in_pth} is refused: not an OCLR checkpoint, which is a dict of named tensors."
-        )
-    names = [str(name) for name in state]
-    prefix = "module." if all(name.startswith("module.") for name in names) else ""
-    arrays = {str(name).removeprefix(prefix): tensor.array() for name, tensor in state.items()}
+    arrays, iteration = read_state_dict(in_pth)
     try:
         params, config = import_oclr(arrays)
     except UserError as error:
         raise UserError(f"{in_pth} is refused: {error}") from error
-    iteration = contents.get("iteration") if wrapped else None
     info = WeightsInfo(
         model=config,
         # The released model was trained on RAFT's flow; the estimator of this package stands in.
@@ -224,12 +214,35 @@ def convert_release(in_pth: str | Path, out_safetensors: str | Path) -> WeightsI
         name=Path(out_safetensors).stem,
         card={
             "converted_from": Path(in_pth).name,
-            "steps": iteration if type(iteration) is int else None,
+            "steps": iteration,
             "trained_on": "the released program's synthetic data, RAFT flow",
         },
     )
     save_weights(out_safetensors, params, info, dtype="float32")
     return info
+
+
+def read_state_dict(in_pth: str | Path) -> tuple[dict[str, np.ndarray], int | None]:
+    """The named arrays of a checkpoint, and the iteration at which it was saved where it says so.
+
+    Accepts a bare state dict and one under `model_state_dict`; a `module.` that all names share is
+    taken off.
+
+    Raises:
+      UserError: for a file that cannot be read or holds no dict of named tensors.
+    """
+    contents = read_torch_file(in_pth)
+    wrapped = type(contents) is dict and type(contents.get("model_state_dict")) is dict
+    state = contents["model_state_dict"] if wrapped else contents
+    if type(state) is not dict or not state or not all(type(v) is Tensor for v in state.values()):
+        raise UserError(
+            f"{in_pth} is refused: not a model's checkpoint, which is a dict of named tensors."
+        )
+    names = [str(name) for name in state]
+    prefix = "module." if all(name.startswith("module.") for name in names) else ""
+    arrays = {str(name).removeprefix(prefix): tensor.array() for name, tensor in state.items()}
+    iteration = contents.get("iteration") if wrapped else None
+    return arrays, iteration if type(iteration) is int else None
 
 
 def _some(names: Mapping[str, Any], count: int = 3) -> str:

@@ -18,6 +18,8 @@ from oclr_jax.models.oclr import OCLR, OCLRConfig
 
 FORMAT_VERSION = 1
 METADATA_KEY = "oclr_jax"
+# What the files of this package hold, by the key of their description.
+CONTENTS = {METADATA_KEY: "segmentation", "oclr_jax_flow": "optical flow"}
 DEFAULT_WEIGHTS = "oclr-small"
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 DTYPES = {"float16": np.float16, "float32": np.float32, "bfloat16": jnp.bfloat16}
@@ -87,18 +89,7 @@ def save_weights(
     """
     flat = {key: np.asarray(leaf) for key, leaf in flatten(params).items()}
     _check(flat, info.model, path)
-    with np.errstate(over="ignore"):
-        arrays = {
-            key: np.ascontiguousarray(leaf.astype(DTYPES[dtype])) for key, leaf in flat.items()
-        }
-    for key, leaf in arrays.items():
-        if not np.isfinite(leaf.astype(np.float32)).all():
-            raise UserError(
-                f"Cannot write {path}: {key} has values that are not finite in {dtype}."
-            )
-    with replacing(path) as temporary:
-        # Not `save_file`, whose files only their owner can read.
-        temporary.write_bytes(save(arrays, metadata={METADATA_KEY: info.to_json()}))
+    write_arrays(path, flat, METADATA_KEY, info.to_json(), dtype)
 
 
 def load_weights(name_or_path: str | Path | None = None) -> tuple[dict[str, Any], WeightsInfo]:
@@ -111,23 +102,13 @@ def load_weights(name_or_path: str | Path | None = None) -> tuple[dict[str, Any]
       UserError: for weights that are missing, broken, or do not fit their own description.
     """
     path = find_weights(name_or_path)
+    arrays, description = read_arrays(path, METADATA_KEY)
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a readable safetensors file ({error}).") from error
-    if METADATA_KEY not in metadata:
-        raise UserError(
-            f"{path} does not say which model it is for; use a file that this program wrote, or "
-            "convert a released checkpoint with `oclr convert`."
-        )
-    try:
-        info = WeightsInfo.from_json(metadata[METADATA_KEY])
+        info = WeightsInfo.from_json(description)
     except (ValueError, TypeError) as error:
         raise UserError(f"The description inside {path} is not usable: {error}.") from error
     _check(arrays, info.model, path)
-    return unflatten({key: leaf.astype(np.float32) for key, leaf in arrays.items()}), info
+    return unflatten(arrays), info
 
 
 def find_weights(name_or_path: str | Path | None) -> Path:
@@ -144,12 +125,62 @@ def find_weights(name_or_path: str | Path | None) -> Path:
     )
 
 
+def write_arrays(
+    path: str | Path, flat: dict[str, np.ndarray], key: str, description: str, dtype: str
+) -> None:
+    """Writes arrays `{"a/b/c": array}` as `dtype` with a description, whole or not at all.
+
+    Raises:
+      UserError: where a value is not finite in `dtype` or the file cannot be written.
+    """
+    _check_floats(flat, path)
+    with np.errstate(over="ignore"):
+        arrays = {
+            name: np.ascontiguousarray(leaf.astype(DTYPES[dtype])) for name, leaf in flat.items()
+        }
+    for name, leaf in arrays.items():
+        if not np.isfinite(leaf.astype(np.float32)).all():
+            raise UserError(
+                f"Cannot write {path}: {name} has values that are not finite in {dtype}."
+            )
+    with replacing(path) as temporary:
+        # Not `save_file`, whose files only their owner can read.
+        temporary.write_bytes(save(arrays, metadata={key: description}))
+
+
+def read_arrays(path: Path, key: str) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays of a file that `write_arrays` wrote, as float32, and its description.
+
+    Raises:
+      UserError: for a file that cannot be read, has other arrays, or no description `key`.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error}).") from error
+    others = [CONTENTS[other] for other in CONTENTS if other != key and other in metadata]
+    if others:
+        raise UserError(f"{path} holds weights for {others[0]}, and not for {CONTENTS[key]}.")
+    if key not in metadata:
+        raise UserError(
+            f"{path} does not say which model it is for; use a file that this program wrote, or "
+            "convert a released checkpoint with `oclr convert`."
+        )
+    _check_floats(arrays, path)
+    return {name: leaf.astype(np.float32) for name, leaf in arrays.items()}, metadata[key]
+
+
 def _check(arrays: dict[str, np.ndarray], config: OCLRConfig, path: str | Path) -> None:
-    floats = {np.dtype(dtype) for dtype in DTYPES.values()}
-    wrong = sorted(key for key, leaf in arrays.items() if leaf.dtype not in floats)
-    if wrong:
-        raise UserError(f"{path} has arrays that are not floating point: {', '.join(wrong)}.")
     shapes = {key: leaf.shape for key, leaf in arrays.items()}
     mismatch = describe_mismatch(shapes, expected_shapes(config))
     if mismatch:
         raise UserError(f"The weights in {path} do not fit their model: {mismatch}.")
+
+
+def _check_floats(arrays: dict[str, np.ndarray], path: str | Path) -> None:
+    floats = {np.dtype(dtype) for dtype in DTYPES.values()}
+    wrong = sorted(name for name, leaf in arrays.items() if leaf.dtype not in floats)
+    if wrong:
+        raise UserError(f"{path} has arrays that are not floating point: {', '.join(wrong)}.")

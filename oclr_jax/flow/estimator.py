@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -56,6 +56,9 @@ class DIS:
     width: int = 448  # columns of the working grid
     preset: str = "fine"  # ultrafast, fast, medium or fine: cost against detail
 
+    # Frames whose flow is best asked for in one call; more of them save DIS nothing.
+    batch: ClassVar[int] = 1
+
     def __post_init__(self):
         if self.preset not in DIS_PRESETS:
             raise UserError(
@@ -85,6 +88,10 @@ class DIS:
             "height": self.height,
             "width": self.width,
         }
+
+    def working_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size of the flow of frames of this size, whatever that is."""
+        return self.height, self.width
 
     def _grey(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W"]:
         return cv2.cvtColor(resize_image(frame, self.height, self.width), cv2.COLOR_RGB2GRAY)

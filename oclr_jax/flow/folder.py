@@ -1,4 +1,7 @@
-"""A folder of `.flo` files as the source of flow, in the layout of the published program."""
+"""A folder of flow files as the source of flow, in the layout of the published program.
+
+The files are `.flo`, or the 16-bit `.png` of KITTI where a folder has no `.flo`.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,6 +13,7 @@ from jaxtyping import Float32
 from oclr_jax.errors import UserError
 from oclr_jax.flow.flo import read_flo, read_flo_size
 from oclr_jax.flow.gaps import neighbour
+from oclr_jax.flow.kitti import read_kitti, read_kitti_size
 
 
 def flow_path(folder: str | os.PathLike, gap: int, stem: str, sequence: str | None = None) -> Path:
@@ -63,7 +67,7 @@ class FlowFolder:
         fields = []
         for gap in self.gaps:
             file_gap, sign = self._source(index, gap, within)
-            fields.append(sign * read_flo(self._file(file_gap, index)))
+            fields.append(sign * _read(self._file(file_gap, index)))
         return np.concatenate(fields, axis=-1)
 
     def _source(self, index: int, gap: int, within: range | None = None) -> tuple[int, int]:
@@ -76,7 +80,8 @@ class FlowFolder:
         return sorted({self._source(index, gap)[0] for gap in self.gaps for index in frames})
 
     def _file(self, gap: int, index: int) -> Path:
-        return self._places[gap] / f"{self.stems[index]}.flo"
+        place = self._places[gap]
+        return place / f"{self.stems[index]}{_suffix(place)}"
 
     def _files_needed(self) -> list[Path]:
         frames = range(len(self.stems))
@@ -92,7 +97,7 @@ class FlowFolder:
             )
         if sequence is not None and (root / sequence).is_dir():
             return root / sequence
-        if any(root.glob("*.flo")):
+        if _suffix(root):
             return root
         subfolders = sorted(path for path in root.iterdir() if path.is_dir())
         if len(subfolders) > 1:
@@ -100,12 +105,13 @@ class FlowFolder:
                 f"{root} holds the flow of {len(subfolders)} videos, none of them called "
                 f"{sequence!r}; name the subfolder as the video or give a folder of one video."
             )
-        if subfolders and any(subfolders[0].glob("*.flo")):
+        if subfolders and _suffix(subfolders[0]):
             return subfolders[0]
         raise UserError(f"The flow folder {root} is empty; put one .flo file per frame there.")
 
     def _check_names(self, gap: int) -> None:
-        present = {path.stem for path in self._places[gap].glob("*.flo")}
+        place = self._places[gap]
+        present = {path.stem for path in place.glob(f"*{_suffix(place)}")}
         unknown = sorted(present - set(self.stems))
         missing = [file for file in self._files_needed() if not file.is_file()]
         missing = [file for file in missing if file.parent == self._places[gap]]
@@ -120,7 +126,8 @@ class FlowFolder:
     def _common_size(self) -> tuple[int, int]:
         sizes: dict[tuple[int, int], Path] = {}
         for file in self._files_needed():
-            sizes.setdefault(read_flo_size(file), file)
+            size = read_flo_size(file) if file.suffix == ".flo" else read_kitti_size(file)
+            sizes.setdefault(size, file)
         if len(sizes) > 1:
             (one, one_file), (other, other_file) = list(sizes.items())[:2]
             raise UserError(
@@ -128,3 +135,12 @@ class FlowFolder:
                 f"is {other[0]}x{other[1]}; write them all at one size."
             )
         return next(iter(sizes))
+
+
+def _suffix(folder: Path) -> str:
+    """That of the flow files in a folder; empty where it has none."""
+    return next((suffix for suffix in (".flo", ".png") if any(folder.glob(f"*{suffix}"))), "")
+
+
+def _read(path: Path) -> Float32[np.ndarray, "h w 2"]:
+    return read_flo(path) if path.suffix == ".flo" else read_kitti(path)[0]

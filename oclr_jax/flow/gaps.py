@@ -29,12 +29,14 @@ def stream_gap_flows(
     frames: Iterable[UInt8[np.ndarray, "h w 3"]],
     gaps: Sequence[int],
     estimator: PairEstimator,
+    batch: int = 1,
 ) -> Iterator[Float32[np.ndarray, "H W c"]]:
-    """Yields each frame's flow at all gaps, holding only 2 max|gap| + 1 frames.
+    """Yields each frame's flow at all gaps, holding only 2 max|gap| + `batch` frames.
 
-    Frame i is yielded once frame i + max|gap| was read or the frames have ended. Channels are
-    (u, v) per gap in the order of `gaps`, so c = 2 len(gaps). Each pair is estimated once. Frames
-    that have the estimator's working size save it the resizing, once for each pair.
+    `batch` frames' flow is asked for in one call of the estimator: frame i is yielded at the latest
+    once frame i + max|gap| + batch - 1 was read or the frames have ended. Channels are (u, v) per
+    gap in the order of `gaps`, so c = 2 len(gaps). Each pair is estimated once. Frames that have
+    the estimator's working size save it the resizing, once for each pair.
     """
     reach = max(abs(gap) for gap in gaps)
     held: dict[int, np.ndarray] = {}
@@ -42,14 +44,16 @@ def stream_gap_flows(
     for frame in frames:
         held[read] = frame
         read += 1
-        if read - done > reach:
+        if read - done >= reach + batch:
             # All frames ahead within reach exist, so how many follow them makes no difference.
-            yield _frame_flow(held, done, done + reach + 1, gaps, estimator)
-            done += 1
-            held.pop(done - reach - 1, None)
+            yield from _frame_flows(held, range(done, done + batch), read, gaps, estimator)
+            done += batch
+            for index in range(done - batch - reach, done - reach):
+                held.pop(index, None)
     while done < read:
-        yield _frame_flow(held, done, read, gaps, estimator)
-        done += 1
+        indices = range(done, min(done + batch, read))
+        yield from _frame_flows(held, indices, read, gaps, estimator)
+        done = indices.stop
 
 
 def gap_flows(
@@ -57,20 +61,21 @@ def gap_flows(
     gaps: Sequence[int],
     estimator: PairEstimator,
 ) -> Float32[np.ndarray, "t H W c"]:
-    """Flow of a whole clip at all gaps; see `stream_gap_flows`, whose values these are."""
-    return np.stack(list(stream_gap_flows(frames, gaps, estimator)))
+    """Flow of a whole clip at all gaps, in one call of the estimator; see `stream_gap_flows`."""
+    return np.stack(list(stream_gap_flows(frames, gaps, estimator, batch=len(frames))))
 
 
-def _frame_flow(
+def _frame_flows(
     held: dict[int, np.ndarray],
-    index: int,
+    indices: range,
     count: int,
     gaps: Sequence[int],
     estimator: PairEstimator,
-) -> Float32[np.ndarray, "H W c"]:
-    wanted = [neighbour(index, gap, count) for gap in gaps]
-    targets = sorted({target for target, _ in wanted})
-    first = np.stack([held[index]] * len(targets))
-    flows = estimator(first, np.stack([held[target] for target in targets]))
-    by_target = dict(zip(targets, flows, strict=True))
-    return np.concatenate([sign * by_target[target] for target, sign in wanted], axis=-1)
+) -> Iterator[Float32[np.ndarray, "H W c"]]:
+    wanted = {index: [neighbour(index, gap, count) for gap in gaps] for index in indices}
+    pairs = sorted({(index, target) for index in indices for target, _ in wanted[index]})
+    first, second = (np.stack([held[frame] for frame in side]) for side in zip(*pairs, strict=True))
+    by_pair = dict(zip(pairs, estimator(first, second), strict=True))
+    for index in indices:
+        flows = [sign * by_pair[index, target] for target, sign in wanted[index]]
+        yield np.concatenate(flows, axis=-1)

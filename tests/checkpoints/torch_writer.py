@@ -62,7 +62,9 @@ def pickled(body: bytes) -> bytes:
 
 def whole(key: str, array: np.ndarray, legacy: bool = False) -> bytes:
     """A contiguous tensor that fills its storage."""
-    strides = tuple(step // array.itemsize for step in np.ascontiguousarray(array).strides)
+    # A scalar has no strides, though ascontiguousarray would give it one.
+    contiguous = np.ascontiguousarray(array).reshape(array.shape)
+    strides = tuple(step // array.itemsize for step in contiguous.strides)
     kind = KINDS[array.dtype.name]
     return tensor(storage(key, array.size, kind, legacy), 0, array.shape, strides)
 
@@ -79,12 +81,18 @@ def write_zip(
     return path
 
 
-def legacy_bytes(body: bytes, data: dict[str, bytes], itemsize: int = 4) -> bytes:
-    """The older format: magic, version, machine, contents, keys, then each storage's data."""
+def legacy_bytes(
+    body: bytes, data: dict[str, bytes], itemsizes: dict[str, int] | None = None
+) -> bytes:
+    """The older format: magic, version, machine, contents, keys, then each storage's data.
+
+    `itemsizes` are bytes of a number by key, 4 where nothing is said.
+    """
+    sizes = dict.fromkeys(data, 4) | (itemsizes or {})
     machine = b"}(" + text("little_endian") + b"\x88u"
     keys = b"](" + b"".join(text(key) for key in data) + b"e"
     pickles = [number(LEGACY_MAGIC), number(1001), machine, body, keys]
-    values = [struct.pack("<q", len(v) // itemsize) + v for v in data.values()]
+    values = [struct.pack("<q", len(v) // sizes[key]) + v for key, v in data.items()]
     return b"".join(map(pickled, pickles)) + b"".join(values)
 
 
@@ -98,5 +106,6 @@ def save_state_legacy(path: Path, state: dict[str, np.ndarray]) -> Path:
     keys = {name: f"9{i}" for i, name in enumerate(state)}
     body = dict_of({name: whole(keys[name], array, True) for name, array in state.items()})
     data = {keys[name]: array.tobytes() for name, array in state.items()}
-    path.write_bytes(legacy_bytes(body, data))
+    itemsizes = {keys[name]: array.itemsize for name, array in state.items()}
+    path.write_bytes(legacy_bytes(body, data, itemsizes))
     return path

@@ -68,6 +68,20 @@ def test_the_stream_runs_no_further_ahead_than_the_gap():
         assert read[-1] == index + 2
 
 
+@pytest.mark.parametrize("batch", [2, 3, 20])
+@pytest.mark.parametrize("gaps", [(1, -1), (2, -1), (-2,)])
+def test_asking_for_several_frames_at_once_changes_nothing(batch, gaps):
+    calls = []
+
+    def counting(first, second):
+        calls.append(len(first))
+        return labels(first, second)
+
+    found = list(stream_gap_flows(clip(10), gaps, counting, batch))
+    np.testing.assert_array_equal(found, list(stream_gap_flows(clip(10), gaps, labels)))
+    assert len(calls) == -(-10 // batch)
+
+
 def test_each_pair_is_estimated_once():
     pairs = []
 

@@ -1,0 +1,118 @@
+"""All-pairs correlation of two feature maps, and windows looked up in it (RAFT, section 3.2).
+
+Two ways that give equal numbers: `correlation_pyramid` stores every pair and `lookup` reads from
+it; `lookup_on_demand` computes only the pairs that a window asks for, so that nothing of the size
+of all pairs is ever held. Pooling and interpolation are linear, hence the order does not matter.
+
+Windows lie around a position (x, y) in pixels of the finest level, one at each level, (2 radius +
+1)^2 samples with bilinear interpolation; what lies outside the map counts as 0. Samples run over x
+first: index (level, x offset, y offset).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+def pool2(x: Float[Array, "*n h w c"]) -> Float[Array, "*n h2 w2 c"]:
+    """Means of 2x2 blocks; an odd last row or column is left out."""
+    *n, h, w, c = x.shape
+    x = x[..., : h // 2 * 2, : w // 2 * 2, :]
+    return x.reshape(*n, h // 2, 2, w // 2, 2, c).mean(axis=(-4, -2))
+
+
+def feature_pyramid(
+    features: Float[Array, "n h w c"], levels: int
+) -> list[Float[Array, "n _h _w c"]]:
+    """The features and their means over blocks of 2, 4, ... pixels."""
+    pyramid = [features]
+    for _ in range(levels - 1):
+        pyramid.append(pool2(pyramid[-1]))
+    return pyramid
+
+
+def correlation_pyramid(
+    first: Float[Array, "n h w c"], second: Float[Array, "n h w c"], levels: int
+) -> list[Float[Array, "n h w _p _q"]]:
+    """Float32 dot products of each pixel of `first` with each of `second`, over sqrt(c).
+
+    Level l has `second` averaged over blocks of 2^l pixels; its size is rounded down.
+    """
+    scaled = first.astype(jnp.float32) / np.sqrt(first.shape[-1])
+    pairs = jnp.einsum("nhwc,npqc->nhwpq", scaled, second.astype(jnp.float32))
+    pyramid = feature_pyramid(pairs.reshape(-1, *second.shape[1:3], 1), levels)
+    return [level[..., 0].reshape(*first.shape[:3], *level.shape[1:3]) for level in pyramid]
+
+
+def lookup(
+    pyramid: list[Float[Array, "n h w _p _q"]], position: Float[Array, "n h w 2"], radius: int
+) -> Float[Array, "n h w samples"]:
+    """Windows of a stored pyramid around `position`, float32; see the top of this file."""
+    windows = []
+    for level, pairs in enumerate(pyramid):
+        height, width = pairs.shape[3:]
+        index, inside = _corners(position / 2**level, radius, height, width)
+        flat = pairs.reshape(*pairs.shape[:3], -1)
+        corners = jnp.take_along_axis(
+            flat, index.reshape(*index.shape[:3], -1), axis=-1, mode="promise_in_bounds"
+        )
+        corners = corners.reshape(index.shape) * inside
+        windows.append(_interpolate(corners, position / 2**level))
+    return jnp.concatenate(windows, axis=-1)
+
+
+def lookup_on_demand(
+    first: Float[Array, "n h w c"],
+    pyramid: list[Float[Array, "n _p _q c"]],
+    position: Float[Array, "n h w 2"],
+    radius: int,
+) -> Float[Array, "n h w samples"]:
+    """What `lookup` gives, from the features of `first` and the feature pyramid of `second`.
+
+    One row of pixels at a time: its memory is that row's windows, n w (2 radius + 2)^2 c numbers.
+    """
+    scaled = first.astype(jnp.float32) / np.sqrt(first.shape[-1])
+    levels = [level.astype(jnp.float32) for level in pyramid]
+
+    def row(inputs):
+        features, centre = inputs  # [n w c], [n w 2]
+        windows = []
+        for level, second in enumerate(levels):
+            n, height, width, c = second.shape
+            index, inside = _corners(centre / 2**level, radius, height, width)
+            near = jax.vmap(lambda pixels, at: pixels.at[at].get(mode="promise_in_bounds"))(
+                second.reshape(n, height * width, c), index
+            )
+            corners = jnp.einsum("nwxyc,nwc->nwxy", near, features) * inside
+            windows.append(_interpolate(corners, centre / 2**level))
+        return jnp.concatenate(windows, axis=-1)
+
+    rows = jax.lax.map(row, (jnp.moveaxis(scaled, 1, 0), jnp.moveaxis(position, 1, 0)))
+    return jnp.moveaxis(rows, 0, 1)
+
+
+def _corners(
+    centre: Float[Array, "*n 2"], radius: int, height: int, width: int
+) -> tuple[Int[Array, "*n k k"], Float[Array, "*n k k"]]:
+    """Flat indices of the pixels around a window's samples, and 1 where they are in the map.
+
+    All samples of a window have the same fraction, so k = 2 radius + 2 pixels each way suffice.
+    """
+    start = jnp.floor(centre).astype(jnp.int32) - radius
+    x = start[..., :1] + jnp.arange(2 * radius + 2)
+    y = start[..., 1:] + jnp.arange(2 * radius + 2)
+    inside = ((x >= 0) & (x < width))[..., :, None] & ((y >= 0) & (y < height))[..., None, :]
+    index = jnp.clip(y, 0, height - 1)[..., None, :] * width + jnp.clip(x, 0, width - 1)[..., None]
+    return index, inside.astype(jnp.float32)
+
+
+def _interpolate(
+    corners: Float[Array, "*n k k"], centre: Float[Array, "*n 2"]
+) -> Float[Array, "*n samples"]:
+    """Bilinear samples between the corners (x, y), flattened."""
+    fraction = centre - jnp.floor(centre)
+    fx, fy = fraction[..., 0, None, None], fraction[..., 1, None, None]
+    along_x = corners[..., :-1, :] * (1 - fx) + corners[..., 1:, :] * fx
+    samples = along_x[..., :-1] * (1 - fy) + along_x[..., 1:] * fy
+    return samples.reshape(*samples.shape[:-2], -1)
