@@ -23,8 +23,8 @@ from oclr_jax.video.reader import open_video
 from oclr_jax.video.writer import video_writer
 
 OUTPUT = Path(__file__).resolve().parents[1] / "demo_output"
-# An animal that walks past a moving camera.
-CLIP_SEED, CLIP_OBJECTS = 17, 1
+# Two objects, one of them partly behind the other.
+CLIP_SEED, CLIP_OBJECTS = 8, 2
 CLIP = SceneConfig(frames=60, render_height=480, render_width=854)
 SHEET_FRAMES = 6
 
