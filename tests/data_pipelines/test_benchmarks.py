@@ -18,17 +18,18 @@ from tests.clips import motion_segmenter
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def built(name, tmp_path, gap=None):
-    (tmp_path / "manual").mkdir()
-    MINIATURES[name](tmp_path / "manual")
+def built(name, tmp_path, gap=None, manual=None):
+    if manual is None:
+        manual = tmp_path / "manual"
+        manual.mkdir()
+        MINIATURES[name](manual)
     gap = gap or BENCHMARKS[name].gaps[0]
     builder = BUILDERS[name](
         data_dir=tmp_path / "data",
         config=f"gap{gap}",
         estimator=DIS(height=64, width=96, preset="medium"),
     )
-    manual = tfds.download.DownloadConfig(manual_dir=tmp_path / "manual")
-    builder.download_and_prepare(download_config=manual)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual))
     return builder.data_dir
 
 
@@ -84,7 +85,7 @@ def test_rendered_data_is_scored_by_modal_and_amodal_masks(tiny_directory, monke
         evaluate_dataset("davis2016", tiny_directory)
 
 
-def test_the_real_sequences(shared_dir):
+def test_the_real_sequences(shared_dir, tmp_path):
     data = shared_dir / "data" / "davis2016_dev"
     if not data.is_dir():
         pytest.skip("needs the real sequences, which are not here")
@@ -97,6 +98,18 @@ def test_the_real_sequences(shared_dir):
     }
     with pytest.raises(UserError, match="none of the 30 sequences"):
         find_benchmark_sequences(BENCHMARKS["davis2016"], data, "train")
+    stored, flow = read_stored(BENCHMARKS["davis2016"], built("davis2016", tmp_path, manual=data))
+    assert flow["gap"] == 1
+    by_name = {sequence.name: sequence for sequence in stored}
+    assert len(stored) == len(sequences)
+    for original in sequences:
+        again = by_name[original.name]
+        assert again.stems == original.stems
+        assert again.annotated == original.annotated
+        last = original.annotated[-1]
+        assert np.array_equal(again.frame(last), original.frame(last))
+        assert np.array_equal(again.annotation(last), original.annotation(last))
+        assert again.flow().shape[::3] == (len(original.stems), 4)
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
