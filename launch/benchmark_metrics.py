@@ -3,6 +3,7 @@
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -29,9 +30,8 @@ def main(options: argparse.Namespace) -> None:
     found = np.roll(truth, (5, 9), axis=(1, 2))
     print("| what | milliseconds per frame |\n|---|---|")
     for name, measure in (("J", jaccard), ("F", boundary_f)):
-        start = time.process_time()
-        measure(found, truth)
-        print(f"| {name} at 480p | {1e3 * (time.process_time() - start) / len(truth):.2f} |")
+        seconds = [_timed(measure, found, truth) for _ in range(5)]
+        print(f"| {name} at 480p | {1e3 * sorted(seconds)[2] / len(truth):.2f} |")
     with tempfile.TemporaryDirectory() as folder:
         frames = _write_dataset(Path(folder), options.frames)
         start, start_processor = time.perf_counter(), time.process_time()
@@ -45,6 +45,12 @@ def main(options: argparse.Namespace) -> None:
     print(
         f"\n{frames} frames from masks, report included: {seconds:.1f} s, {processor:.1f} s of CPU"
     )
+
+
+def _timed(measure: Callable, found: np.ndarray, truth: np.ndarray) -> float:
+    start = time.perf_counter()
+    measure(found, truth)
+    return time.perf_counter() - start
 
 
 def _shape(number: int) -> np.ndarray:

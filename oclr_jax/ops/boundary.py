@@ -7,11 +7,12 @@ to the part where there is something. The result is the official evaluator's, to
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float64, UInt64
+from jaxtyping import Bool, Float64, Int64, UInt64
 
 # Share of the image's diagonal within which boundaries count as the same.
 TOLERANCE = 0.008
 _WORD = 64
+_FRAMES = 5  # worked on at once: one frame's arrays are so small that calls cost more than work
 
 
 def boundary_f(
@@ -30,61 +31,62 @@ def boundary_f(
     if void is not None:
         predicted, truth = predicted & ~void, truth & ~void
     radius = math.ceil(TOLERANCE * math.hypot(height, width))
-    frames = zip(
-        predicted.reshape(-1, height, width), truth.reshape(-1, height, width), strict=True
-    )
-    values = [_frame_f(one, other, radius) for one, other in frames]
-    return np.array(values, np.float64).reshape(batch)
+    predicted = predicted.reshape(-1, height, width)
+    truth = truth.reshape(-1, height, width)
+    values = np.zeros(len(predicted))
+    for start in range(0, len(predicted), _FRAMES):
+        part = slice(start, start + _FRAMES)
+        values[part] = _frames_f(predicted[part], truth[part], radius)
+    return values.reshape(batch)
 
 
-def _frame_f(
-    predicted: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"], radius: int
-) -> float:
-    boundaries = _boundaries(*_pack(predicted, truth, radius))
-    counts = [_count(boundary) for boundary in boundaries]
-    if not all(counts):
-        return float(counts[0] == counts[1])
-    # The boundaries in the other order: each is compared with the other's surroundings.
-    near = _dilate(boundaries, radius)[::-1]
-    precision, recall = (
-        _count(boundary & here) / count
-        for boundary, here, count in zip(boundaries, near, counts, strict=True)
-    )
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+def _frames_f(
+    predicted: Bool[np.ndarray, "n h w"], truth: Bool[np.ndarray, "n h w"], radius: int
+) -> Float64[np.ndarray, "n"]:
+    frames = len(predicted)
+    boundaries = _boundaries(*_pack(np.concatenate([predicted, truth]), radius))
+    # The surroundings in the other order: each boundary is compared with those of its partner.
+    near = np.roll(_dilate(boundaries, radius), frames, axis=0)
+    counts = _counts(boundaries)
+    shares = _counts(boundaries & near) / np.maximum(counts, 1)
+    precision, recall = shares[:frames], shares[frames:]
+    either = precision + recall
+    f = np.where(either > 0, 2 * precision * recall / np.where(either > 0, either, 1.0), 0.0)
+    one, other = counts[:frames], counts[frames:]
+    return np.where((one > 0) & (other > 0), f, one == other)
 
 
 def _pack(
-    predicted: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"], radius: int
-) -> tuple[UInt64[np.ndarray, "2 rows words"], bool, int | None]:
-    """Both masks as bits, cropped; whether the image's last row is in it; its last column.
+    masks: Bool[np.ndarray, "m h w"], radius: int
+) -> tuple[UInt64[np.ndarray, "m rows words"], bool, int | None]:
+    """The masks as bits, cropped alike; whether the image's last row is in it; its last column.
 
     Bit x of a row is column x of the crop. Every row ends in at least `radius` empty columns, so
     that bits that are shifted out of a row do not arrive in the next one. Below and to the right
     there is an empty row and column, where the image has one.
     """
-    height, width = predicted.shape
+    count, height, width = masks.shape
     words = -(-width // _WORD)
-    packed = np.zeros((2, height, 8 * words), np.uint8)
-    for mask, row in zip((predicted, truth), packed, strict=True):
-        row[:, : -(-width // 8)] = np.packbits(mask, axis=-1, bitorder="little")
+    packed = np.zeros((count, height, 8 * words), np.uint8)
+    packed[..., : -(-width // 8)] = np.packbits(masks, axis=-1, bitorder="little")
     bits = packed.view("<u8").astype(np.uint64, copy=False)
-    some = bits[0] | bits[1]
+    some = np.bitwise_or.reduce(bits, axis=0)
     rows = np.flatnonzero(np.bitwise_or.reduce(some, axis=1))
     columns = np.flatnonzero(np.bitwise_or.reduce(some, axis=0))
     if not rows.size:
-        return np.zeros((2, 1, 1), np.uint64), False, None
+        return np.zeros((count, 1, 1), np.uint64), False, None
     # A boundary reaches one pixel up and to the left of its mask.
     top, bottom = max(rows[0] - 1, 0), min(rows[-1] + 2, height)
     left, right = max(columns[0] - 1, 0), columns[-1] + 1
-    crop = np.zeros((2, bottom - top, right - left + -(-radius // _WORD)), np.uint64)
+    crop = np.zeros((count, bottom - top, right - left + -(-radius // _WORD)), np.uint64)
     crop[..., : right - left] = bits[:, top:bottom, left:right]
     last = int(width - 1 - left * _WORD) if right == words else None
     return crop, bool(bottom == height), last
 
 
 def _boundaries(
-    masks: UInt64[np.ndarray, "2 rows words"], last_row: bool, last_column: int | None
-) -> UInt64[np.ndarray, "2 rows words"]:
+    masks: UInt64[np.ndarray, "m rows words"], last_row: bool, last_column: int | None
+) -> UInt64[np.ndarray, "m rows words"]:
     """Pixels that differ from their right, lower or lower right neighbour inside the image."""
     below = np.zeros_like(masks)
     below[:, :-1] = masks[:, 1:]
@@ -99,15 +101,15 @@ def _boundaries(
     return differs | (masks ^ below)
 
 
-def _next_column(bits: UInt64[np.ndarray, "2 rows words"]) -> UInt64[np.ndarray, "2 rows words"]:
+def _next_column(bits: UInt64[np.ndarray, "m rows words"]) -> UInt64[np.ndarray, "m rows words"]:
     shifted = bits >> np.uint64(1)
     shifted[..., :-1] |= bits[..., 1:] << np.uint64(_WORD - 1)
     return shifted
 
 
 def _dilate(
-    bits: UInt64[np.ndarray, "2 rows words"], radius: int
-) -> UInt64[np.ndarray, "2 rows words"]:
+    bits: UInt64[np.ndarray, "m rows words"], radius: int
+) -> UInt64[np.ndarray, "m rows words"]:
     """Each bit grown to a disk: the pixels at a distance of at most `radius`.
 
     The disk is built from its widest rows inwards: runs of each half width, the narrower the run
@@ -133,8 +135,8 @@ def _dilate(
 
 
 def _heighten(
-    bits: UInt64[np.ndarray, "2 rows words"], reach: int
-) -> UInt64[np.ndarray, "2 rows words"]:
+    bits: UInt64[np.ndarray, "m rows words"], reach: int
+) -> UInt64[np.ndarray, "m rows words"]:
     """Every bit, and all bits up to `reach` rows above and below it."""
     reached = 0
     while reached < reach:
@@ -148,8 +150,8 @@ def _heighten(
 
 
 def _widen(
-    bits: UInt64[np.ndarray, "2 rows words"], step: int
-) -> UInt64[np.ndarray, "2 rows words"]:
+    bits: UInt64[np.ndarray, "m rows words"], step: int
+) -> UInt64[np.ndarray, "m rows words"]:
     """Every bit, and the bits `step` columns before and after it."""
     flat, here, over = bits.reshape(-1), np.uint64(step), np.uint64(_WORD - step)
     wider, part = flat << here, flat >> here
@@ -162,5 +164,5 @@ def _widen(
     return wider.reshape(bits.shape)
 
 
-def _count(bits: UInt64[np.ndarray, "rows words"]) -> int:
-    return int(np.bitwise_count(bits).sum())
+def _counts(bits: UInt64[np.ndarray, "m rows words"]) -> Int64[np.ndarray, "m"]:
+    return np.bitwise_count(bits).sum(axis=(1, 2), dtype=np.int64)
