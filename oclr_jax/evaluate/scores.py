@@ -53,8 +53,8 @@ def summarize(
     """The dataset's figures by protocol.
 
     A mean over sequences where each has one foreground; over all objects of all sequences, as the
-    official multi-object evaluator has it, otherwise; over all frames for the boxes of MoCA, with
-    the success rate over all motion and for each kind.
+    official multi-object evaluator has it, otherwise. For the boxes of MoCA, as its evaluator: J
+    over sequences, success rates over all frames, of all motion and of each kind.
     """
     means = {}
     for protocol in protocols:
@@ -75,7 +75,8 @@ def _detection(entries: list[dict[str, Any]]) -> dict[str, float]:
     overlaps = np.concatenate([entry["overlaps"] for entry in entries])
     motion = np.concatenate([entry["motion"] for entry in entries])
     rates = success_rates(overlaps)
-    figures = {"J": float(overlaps.mean()), "SR": float(rates.mean())}
+    j = np.mean([np.mean(entry["overlaps"]) for entry in entries])
+    figures = {"J": float(j), "SR": float(rates.mean())}
     figures |= {f"SR_{0.5 + 0.1 * i:.1f}": float(rate) for i, rate in enumerate(rates)}
     for kind, name in enumerate(("locomotion", "deformation", "static")):
         if (motion == kind).any():

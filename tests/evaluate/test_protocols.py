@@ -148,6 +148,12 @@ def test_boxes_and_success_rates():
     assert mean["SR"] == pytest.approx((1 + 1 + 0.5 + 0.5 + 0.5) / 5)
     assert mean["SR_locomotion"] == 1 and mean["SR_static"] == pytest.approx(2 / 5)
     assert "SR_deformation" not in mean
+    # A second sequence of one frame: J counts sequences, success counts frames.
+    short = truth_of(ids[:1], boxes=boxes[:1])
+    record["short"] = score_sequence({"paper": measure("paper", ids[:1], short)}, short)
+    mean = summarize(record, BENCHMARKS["moca_filter"], ("paper",))["paper"]
+    assert mean["J"] == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
+    assert mean["SR_0.7"] == pytest.approx(2 / 3)
 
 
 def test_multi_object_means_are_over_objects():
