@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -123,28 +125,32 @@ def _first_state(
     The card of weights that a training starts from is kept in the file `origin`.
     """
     latest = states.latest_step()
+    params = init_params(model, config.seed)
     if latest is None and config.init_weights:
-        params, info = load_weights(config.init_weights)
-        _check_warm_start(info.model, model.config, config.init_weights)
-        params = jax.tree.map(jax.numpy.asarray, params)
-        origin.write_text(json.dumps({"weights": info.name, **info.card}, indent=2))
-    else:
-        params = init_params(model, config.seed)
+        params = _warm_start(params, config.init_weights, origin)
     # Placed as a restored state is, so that a resumed training runs the program compiled before.
     state = jax.device_put(init_state(params, optimizer, config.ema_decay > 0), jax.devices()[0])
     return state if latest is None else states.restore(latest, state)
 
 
-def _check_warm_start(theirs: OCLRConfig, ours: OCLRConfig, path: str) -> None:
-    """Raises UserError where weights of one model cannot start a training of another."""
-    shapes = ("queries", "channels", "encoder_layers", "decoder_layers", "feedforward", "gaps")
-    for name in (*shapes, "heads"):
-        mine, other = getattr(ours, name), getattr(theirs, name)
-        if mine != other:
-            raise UserError(
-                f"{path} cannot start this training: its {name} is {other}, the configuration's "
-                f"{mine}; choose other weights, or set model.{name} to match."
-            )
+def _warm_start(params: Any, path: str, origin: epath.Path) -> Any:
+    """`params` with the values of those in the file `path` that have their name and their shape.
+
+    So weights of other widths, or for another number of layers, start what they share. What stays
+    random is printed and kept, with the card of the weights, in the file `origin`.
+    """
+    theirs, info = load_weights(path)
+    theirs, ours = flatten_dict(theirs, sep="/"), flatten_dict(params, sep="/")
+    shared = {
+        name: jnp.asarray(value)
+        for name, value in theirs.items()
+        if name in ours and ours[name].shape == value.shape
+    }
+    new = sorted(ours.keys() - shared)
+    if new:
+        tqdm.write(f"{len(shared)} parameters come from {path}, {len(new)} start random: {new}")
+    origin.write_text(json.dumps({"weights": info.name, "random": new, **info.card}, indent=2))
+    return unflatten_dict(ours | shared, sep="/")
 
 
 @contextmanager

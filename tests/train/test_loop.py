@@ -8,6 +8,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from configs.oclr_flow import get_config
 from oclr_jax.checkpoints.weights import load_weights
@@ -171,9 +172,25 @@ def test_training_starts_from_given_weights(tmp_path, config):
     origin = load_weights(tmp_path / "second" / "weights.safetensors")[1].card["started_from"]
     assert origin["steps"] == 2 and origin["weights"] == "oclr-tiny"
     assert "started_from" not in load_weights(config.init_weights)[1].card
-    config.model.channels = (4, 16)
-    with pytest.raises(UserError, match="its channels is \\(4, 8\\)"):
-        train(config, tmp_path / "third", data)
+
+
+def test_weights_of_another_model_start_what_they_share(tmp_path, config, capsys):
+    data = squares_data(config)
+    config.steps = 2
+    config.export_dtype = "float32"
+    first = train(config, tmp_path / "first", data)
+    config.init_weights = str(tmp_path / "first" / "weights.safetensors")
+    config.optimizer.learning_rate = 0.0
+    config.model.channels = (6, 8)
+    config.seed += 1
+    second = train(config, tmp_path / "second", data)
+    theirs, ours = flatten_dict(first.average, sep="/"), flatten_dict(second.params, sep="/")
+    new = sorted(name for name in ours if ours[name].shape != theirs[name].shape)
+    assert new and all(name.startswith("unet_") for name in new)
+    for name in ours.keys() - new:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert f"{len(new)} start random: {new}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "second" / "started_from.json").read_text())["random"] == new
 
 
 def test_data_that_ends_is_an_error(tmp_path, config):
