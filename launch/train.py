@@ -1,7 +1,8 @@
 """Trains the flow model: `python launch/train.py --config configs/oclr_flow.py --workdir DIR`.
 
 Variants follow a colon, single fields a dot: `--config configs/oclr_flow.py:small
---config.data.dir=DATA --config.steps=100`. The same command again goes on where it stopped.
+--config.data.dir=DATA --config.steps=100`. The same command again goes on where it stopped: after
+Ctrl-C (exit status 130), a preemption by SIGTERM (143), an error (2), or a crash.
 """
 
 import os
@@ -22,11 +23,14 @@ from data_pipelines.loaders import Loader, dataset_directory, make_loader, make_
 from data_pipelines.synthetic import open_sources
 from oclr_jax.errors import UserError
 from oclr_jax.flow.estimator import DIS
+from oclr_jax.train.interrupts import Stop
 from oclr_jax.train.loop import Data, train
+from oclr_jax.train.replay import replay
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:variant,variant")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the training writes")
+REPLAY = flags.DEFINE_string("replay", None, "kept batch of a step that was not finite: look again")
 
 
 def open_data(config: ConfigDict) -> Data:
@@ -51,6 +55,7 @@ def open_data(config: ConfigDict) -> Data:
         validation=validation.iterate,
         version=training.settings["data_version"],
         flow=training.settings["flow"],
+        samples=training.samples,
     )
 
 
@@ -83,22 +88,25 @@ def keep_compiled_programs() -> None:
 
 
 def main(argv: list[str]) -> int:
-    config, workdir = CONFIG.value, WORKDIR.value
+    config, workdir, stop = CONFIG.value, WORKDIR.value, Stop()
     keep_compiled_programs()
     command = shlex.join(["python", "launch/train.py", *sys.argv[1:]])
     try:
         if len(argv) > 1:
             raise UserError(f"{argv[1]} is not an option; options begin with --.")
-        state = train(config, workdir, open_data(config), command=command)
+        if REPLAY.value:
+            print(replay(config, workdir, open_data(config), REPLAY.value))
+            return 0
+        state = train(config, workdir, open_data(config), command=command, stop=stop)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"Interrupted at once; to go on from the last checkpoint: {command}", file=sys.stderr)
         return 130
-    if int(state.step) < config.steps:
+    if stop.signal is not None:
         print(f"Stopped and saved at step {int(state.step)}; to go on: {command}", file=sys.stderr)
-        return 130
+        return 128 + stop.signal
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from typing import Any
 
 import matplotlib
@@ -12,7 +13,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 Row = dict[str, Any]
 
@@ -30,7 +33,12 @@ class Journal:
         self.rows = [row for row in read_rows(self._file) if row["step"] <= step]
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         self._file.write_text(text)
-        self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
+        board = self._folder / "tensorboard"
+        board.mkdir(exist_ok=True)
+        # Not SummaryWriter: the thread in which it writes dies of a full disk and is waited for.
+        self._board = EventsWriter(os.fspath(board / "events"))
+        restart = SessionLog(status=SessionLog.START)
+        self._board.write_event(Event(wall_time=time.time(), step=step + 1, session_log=restart))
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Adds a row to the file and its values to TensorBoard."""
@@ -39,12 +47,17 @@ class Journal:
         with self._file.open("a") as file:
             file.write(json.dumps(row) + "\n")
         for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", float(value), step)
+            self._event(step, summary.scalar(f"{kind}/{name}", float(value)))
+        self._board.flush()
 
     def image(self, name: str, step: int, image: UInt8[np.ndarray, "h w 3"]) -> None:
         """Adds an image to TensorBoard."""
-        self._board.add_image(name, image, step, dataformats="HWC")
+        self._event(step, summary.image(name, image, dataformats="HWC"))
         self._board.flush()
+
+    def has(self, kind: str, step: int) -> bool:
+        """Whether there is such a row of this step."""
+        return any(row["kind"] == kind and row["step"] == step for row in self.rows)
 
     def best(self, name: str) -> float:
         """The highest value so far of a validation score; -inf before the first."""
@@ -58,6 +71,9 @@ class Journal:
 
     def close(self) -> None:
         self._board.close()
+
+    def _event(self, step: int, content: Any) -> None:
+        self._board.write_event(Event(wall_time=time.time(), step=step, summary=content))
 
 
 def read_rows(path: str | os.PathLike) -> list[Row]:

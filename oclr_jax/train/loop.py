@@ -5,9 +5,7 @@ import itertools
 import json
 import math
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,20 +21,23 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from oclr_jax.checkpoints.train_state import TrainStates
+from oclr_jax.checkpoints.train_state import TrainStates, load_params
 from oclr_jax.checkpoints.weights import WeightsInfo, load_weights, save_weights
 from oclr_jax.errors import UserError
 from oclr_jax.models.oclr import OCLR, OCLRConfig, param_count
 from oclr_jax.ops.losses import LossWeights
+from oclr_jax.train.interrupts import Stop
 from oclr_jax.train.journal import Journal
+from oclr_jax.train.nonfinite import NonFiniteSteps
 from oclr_jax.train.schedule import OptimizerConfig, learning_rate, make_optimizer
+from oclr_jax.train.settings import check_no_states_lost, check_settings, keep_settings
 from oclr_jax.train.state import TrainState, init_params, init_state
 from oclr_jax.train.step import make_eval_step, make_train_step, means
 from oclr_jax.train.strips import image_strip
 from oclr_jax.types import Batch
 
-# Card of the weights that a training started from, in its workdir.
-ORIGIN = "started_from.json"
+# In a workdir: the states, and the card of the weights that the training started from.
+STATES, ORIGIN = "checkpoints", "started_from.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +49,14 @@ class Data:
     validation: one pass over the validation clips, a clip per batch.
     version: of the training data.
     flow: settings of the estimator whose flow the data holds.
+    samples: what the batch of a step is made of, in words.
     """
 
     batches: Callable[[int], Iterable[Batch]]
     validation: Callable[[], Iterable[Batch]]
     version: str
     flow: dict[str, Any]
+    samples: Callable[[int], str] = lambda step: ""
 
 
 def model_config(config: ConfigDict) -> OCLRConfig:
@@ -65,9 +68,17 @@ def model_config(config: ConfigDict) -> OCLRConfig:
 
 
 def train(
-    config: ConfigDict, workdir: str | os.PathLike, data: Data, *, command: str = ""
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    data: Data,
+    *,
+    command: str = "",
+    stop: Stop | None = None,
 ) -> TrainState:
     """Trains, from the newest state in `workdir` if there is one.
+
+    Ctrl-C and SIGTERM save the state and end it. A step whose loss or gradient is not finite
+    changes no parameters; `config.on_nonfinite` says whether the training goes on.
 
     Writes into `workdir`: `checkpoints/`, `config.json`, `metrics.jsonl`, `tensorboard/`,
     `curves.png`, and after each evaluation `weights.safetensors`, with `weights_best.safetensors`
@@ -77,21 +88,43 @@ def train(
       config: as configs/oclr_flow.py makes it.
       data: training and validation batches.
       command: how this training was started, for the card of the weights.
+      stop: tells afterwards which signal came.
 
     Returns:
       the last state; its step is below `config.steps` where an interrupt ended the training early.
 
     Raises:
-      UserError: the loss is not finite, or the state in `workdir` does not fit the configuration.
+      UserError: the loss is not finite, the workdir was begun with other settings, its states
+        cannot be read, the data fails, or something cannot be written.
     """
+    try:
+        return _train(config, workdir, data, command, stop or Stop())
+    except OSError as error:
+        raise UserError(
+            f"The training in {workdir} cannot write ({error}); make room there and give the same "
+            "command again: it goes on from the newest state."
+        ) from error
+
+
+def _train(
+    config: ConfigDict, workdir: str | os.PathLike, data: Data, command: str, stop: Stop
+) -> TrainState:
+    """See `train`."""
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     model = OCLR(model_config(config))
     weights = LossWeights(**config.loss)
     optimizer_config = OptimizerConfig(**config.optimizer)
     optimizer = make_optimizer(optimizer_config, config.steps)
-    states = TrainStates(workdir / "checkpoints", config.keep_checkpoints)
-    state = _first_state(config, model, optimizer, states, workdir / ORIGIN)
+    nonfinite = NonFiniteSteps(
+        workdir, data.batches, data.samples, config.on_nonfinite, config.max_skips
+    )
+    states = TrainStates(workdir / STATES, config.keep_checkpoints, config.keep_best)
+    if states.latest_step() is None:
+        check_no_states_lost(workdir)
+    else:
+        check_settings(config, workdir / "config.json")
+    state = first_state(config, model, optimizer, states, workdir / ORIGIN)
     step = make_train_step(model, weights, optimizer, seed=config.seed, ema_decay=config.ema_decay)
     run = _Run(
         config=config,
@@ -104,8 +137,10 @@ def train(
         rate=learning_rate(optimizer_config, config.steps),
         train_step=jax.jit(step, donate_argnums=0),
         eval_step=jax.jit(make_eval_step(model, weights)),
+        nonfinite=nonfinite,
+        stop=stop,
     )
-    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
+    keep_settings(config, workdir / "config.json")
     try:
         return run.to_the_end(state)
     finally:
@@ -113,33 +148,45 @@ def train(
         states.close()
 
 
-def _first_state(
+def first_state(
     config: ConfigDict,
     model: nn.Module,
     optimizer: Any,
     states: TrainStates,
     origin: epath.Path,
-):
+    before: int | None = None,
+) -> TrainState:
     """The newest saved state, or that before the first step.
 
-    The card of weights that a training starts from is kept in the file `origin`.
+    Args:
+      origin: file that keeps the card of weights that a training starts from.
+      before: only saved states of smaller steps count.
     """
-    latest = states.latest_step()
+
+    def begin(params):
+        state = init_state(params, optimizer, config.ema_decay > 0)
+        # As a restored state is, so that a resumed training runs the program compiled before.
+        return jax.device_put(state, jax.devices()[0])
+
     params = init_params(model, config.seed)
-    if latest is None and config.init_weights:
+    state = states.restore_newest(begin(params), before)
+    if state is None and config.init_weights:
         params = _warm_start(params, config.init_weights, origin)
-    # Placed as a restored state is, so that a resumed training runs the program compiled before.
-    state = jax.device_put(init_state(params, optimizer, config.ema_decay > 0), jax.devices()[0])
-    return state if latest is None else states.restore(latest, state)
+    return begin(params) if state is None else state
 
 
 def _warm_start(params: Any, path: str, origin: epath.Path) -> Any:
-    """`params` with the values of those in the file `path` that have their name and their shape.
+    """`params` with those values in the file or workdir `path` that have their name and shape.
 
     So weights of other widths, or for another number of layers, start what they share. What stays
     random is printed and kept, with the card of the weights, in the file `origin`.
     """
-    theirs, info = load_weights(path)
+    if (epath.Path(path) / STATES).is_dir():
+        theirs, step = load_params(epath.Path(path) / STATES)
+        card = {"weights": path, "steps": step}
+    else:
+        theirs, info = load_weights(path)
+        card = {"weights": info.name, **info.card}
     theirs, ours = flatten_dict(theirs, sep="/"), flatten_dict(params, sep="/")
     shared = {
         name: jnp.asarray(value)
@@ -149,29 +196,8 @@ def _warm_start(params: Any, path: str, origin: epath.Path) -> Any:
     new = sorted(ours.keys() - shared)
     if new:
         tqdm.write(f"{len(shared)} parameters come from {path}, {len(new)} start random: {new}")
-    origin.write_text(json.dumps({"weights": info.name, "random": new, **info.card}, indent=2))
+    origin.write_text(json.dumps({"random": new, **card}, indent=2))
     return unflatten_dict(ours | shared, sep="/")
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets; a second Ctrl-C interrupts at once, as usual."""
-    stop = threading.Event()
-
-    def on_signal(*_):
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        print("\nStopping after this step; Ctrl-C again stops at once.", file=sys.stderr)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @dataclasses.dataclass
@@ -188,52 +214,81 @@ class _Run:
     rate: Callable
     train_step: Callable
     eval_step: Callable
+    nonfinite: NonFiniteSteps
+    stop: Stop
 
     def to_the_end(self, state: TrainState) -> TrainState:
-        """Steps until `config.steps` or Ctrl-C; the last state is saved and, at the end, scored."""
+        """Steps until `config.steps` or a signal; saves the last state, at the end scored."""
         config, start = self.config, int(state.step)
         tqdm.write(
             f"{config.name}: {param_count(state.params):,} parameters on {jax.default_backend()}, "
             f"step {start} of {config.steps}"
         )
         bar = tqdm(total=config.steps, initial=start, unit="step", disable=not sys.stderr.isatty())
-        with _interrupts() as stop, bar:
-            window = _Window(start)
-            batches = iter(self.data.batches(start))
+        batches = iter(self.data.batches(start))
+        with self.stop.listening(), bar, _closing(batches):
+            window = _Window(start, self.nonfinite)
+            if self.was_cut_short(start):
+                self.evaluate(start, state)
             batch = window.next_batch(batches) if start < config.steps else None
             for step in range(start + 1, config.steps + 1):
                 state, metrics = self.train_step(state, batch)
                 # The device works while the next batch is fetched and sent.
-                batch = window.next_batch(batches) if step < config.steps else None
+                try:
+                    batch = window.next_batch(batches) if step < config.steps else None
+                except UserError:
+                    window.add(step, metrics)
+                    self.save_before_failing(step, state, window)
+                    raise
                 window.add(step, metrics)
                 bar.update()
-                last = step == config.steps or stop.is_set()
+                last = step == config.steps or self.stop.after(step)
                 if last or step % config.log_every == 0:
                     values = window.close() | {"learning_rate": float(self.rate(step - 1))}
                     self.journal.write("train", step, values)
-                    bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+                    bar.set_postfix(loss=f"{values.get('loss', math.nan):.4f}", refresh=False)
                 # The last evaluation comes before the last save: with the state of the last step on
                 # disk, all that a training leaves is there.
-                if step % config.evaluate_every == 0 or step == config.steps:
+                score = None
+                if self.is_due(step):
                     window.check()
                     with window.paused():
-                        self.evaluate(step, state)
-                if last or step % config.checkpoint_every == 0:
+                        score = self.evaluate(step, state)
+                    last = last or self.stop.at_once
+                best = self.is_due(step) and config.keep_best > 0
+                if last or best or step % config.checkpoint_every == 0:
                     window.check()
-                    self.states.save(step, state)
-                # Not `stop`: Ctrl-C may have come since, and this step was not saved.
+                    self.states.save(step, state, score)
+                # Not `stop`: a signal may have come since, and this step was not saved.
                 if last:
                     break
-            close = getattr(batches, "close", None)
-            if close:
-                close()
         return state
 
-    def evaluate(self, step: int, state: TrainState) -> None:
-        """Scores the validation clips, and writes strip, curves and weights."""
+    def is_due(self, step: int) -> bool:
+        """Whether the evaluation after this step belongs to the training."""
+        return step > 0 and (step % self.config.evaluate_every == 0 or step == self.config.steps)
+
+    def was_cut_short(self, step: int) -> bool:
+        """Whether a signal ended the training in the middle of this step's evaluation."""
+        single = jax.process_count() == 1
+        return single and self.is_due(step) and not self.journal.has("validation", step)
+
+    def save_before_failing(self, step: int, state: TrainState, window: "_Window") -> None:
+        """Saves what is done where the data fails; a single process cannot do so for several."""
+        if jax.process_count() == 1:
+            window.check()
+            self.states.save(step, state)
+
+    def evaluate(self, step: int, state: TrainState) -> float | None:
+        """Scores the validation clips, writes strip, curves and weights, and gives modal J.
+
+        A signal cuts it short; then nothing is written but the strip.
+        """
         limit = self.config.validation_clips or None
         params, sums, began = state.best_params, {}, time.monotonic()
         for index, batch in enumerate(itertools.islice(self.data.validation(), limit)):
+            if self.stop.at_once:
+                return None
             clip_sums, masks = self.eval_step(params, batch)
             for name, value in clip_sums.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
@@ -252,6 +307,7 @@ class _Run:
             self.export("weights_best.safetensors", step, params, scores)
         text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         tqdm.write(f"step {step}: {text}")
+        return scores.get("modal_j")
 
     def export(self, filename: str, step: int, params: Any, scores: dict[str, float]) -> None:
         """Writes self-describing weights; precision and memory switches of training stay here."""
@@ -276,6 +332,17 @@ class _Run:
         save_weights(Path(self.workdir / filename), params, info, dtype=self.config.export_dtype)
 
 
+@contextmanager
+def _closing(batches: Iterator[Batch]) -> Iterator[None]:
+    """Ends what makes the batches, worker processes too, however the training ends."""
+    try:
+        yield
+    finally:
+        close = getattr(batches, "close", None)
+        if close:
+            close()
+
+
 class _Window:
     """The steps since the last log: their metrics, their time, and the wait for data.
 
@@ -283,7 +350,8 @@ class _Window:
     for the host.
     """
 
-    def __init__(self, step: int):
+    def __init__(self, step: int, nonfinite: NonFiniteSteps):
+        self._nonfinite, self._skipped = nonfinite, 0
         self._step, self._unchecked, self._metrics, self._wait = step, None, [], 0.0
         self._began = time.monotonic()
 
@@ -301,29 +369,28 @@ class _Window:
         """Notes a step that was started, and looks at the one before."""
         self.check()
         self._step, self._unchecked = step, metrics
-        self._metrics.append(metrics)
 
     def check(self) -> None:
-        """Raises UserError if the newest step noted has a loss or a gradient that is not finite."""
+        """Counts the newest step noted, or skips it; raises UserError where that is too much."""
         if self._unchecked is None:
             return
-        values = {name: float(self._unchecked[name]) for name in ("loss", "grad_norm")}
-        if not all(map(math.isfinite, values.values())):
-            raise UserError(
-                f"Training stopped at step {self._step}: the loss is {values['loss']} and the "
-                f"gradient's norm {values['grad_norm']}; go on from the last checkpoint with a "
-                "lower learning rate, or look at that step's data."
-            )
-        self._unchecked = None
+        metrics, self._unchecked = self._unchecked, None
+        if self._nonfinite.look(self._step, float(metrics["loss"]), float(metrics["grad_norm"])):
+            self._metrics.append(metrics)
+        else:
+            self._skipped += 1
 
     def close(self) -> dict[str, float]:
         """Means of the metrics and rates since the last log; begins a new window."""
         self.check()
-        count = len(self._metrics)
-        values = {n: float(np.mean([m[n] for m in self._metrics])) for n in self._metrics[0]}
+        count = len(self._metrics) + self._skipped
+        names = self._metrics[0] if self._metrics else ()
+        values = {n: float(np.mean([m[n] for m in self._metrics])) for n in names}
+        if self._skipped:
+            values["skipped"] = self._skipped
         seconds = time.monotonic() - self._began
         values |= {"steps_per_s": count / seconds, "data_wait": self._wait / seconds}
-        self._metrics, self._began, self._wait = [], time.monotonic(), 0.0
+        self._metrics, self._skipped, self._began, self._wait = [], 0, time.monotonic(), 0.0
         return values
 
     @contextmanager

@@ -33,6 +33,8 @@ def make_train_step(
     alive: `token_spread`, by how much the encoder's tokens of a batch differ (standard deviation, 1
     at best), and `live_maps`, the share of the attention maps above 0. Both go to 0 where it gives
     every clip the same.
+
+    Where loss or gradient are not finite, the step is skipped: only `step` of the state changes.
     """
     key = jax.random.key(seed)
 
@@ -53,15 +55,22 @@ def make_train_step(
         (loss, terms), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        state = TrainState(
+        moved = TrainState(
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
             average=_moved_average(state, params, ema_decay),
         )
-        return state, {"loss": loss, **terms, "grad_norm": optax.tree.norm(grads)}
+        metrics = {"loss": loss, **terms, "grad_norm": optax.tree.norm(grads)}
+        return _if_finite(metrics, moved, state.replace(step=state.step + 1)), metrics
 
     return step
+
+
+def _if_finite(metrics: Metrics, moved: TrainState, unmoved: TrainState) -> TrainState:
+    """The state after a step; one that cannot be trusted changes nothing but the count."""
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, unmoved)
 
 
 def _vital_signs(inside: dict[str, Array]) -> Metrics:
