@@ -29,6 +29,7 @@ from oclr_jax.train.replay import replay
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:variant,variant")
+PROFILE = flags.DEFINE_bool("profile", False, "trace a few steps into WORKDIR/profile")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the training writes")
 REPLAY = flags.DEFINE_string("replay", None, "kept batch of a step that was not finite: look again")
 
@@ -94,10 +95,11 @@ def main(argv: list[str]) -> int:
     try:
         if len(argv) > 1:
             raise UserError(f"{argv[1]} is not an option; options begin with --.")
+        data = open_data(config)
         if REPLAY.value:
-            print(replay(config, workdir, open_data(config), REPLAY.value))
+            print(replay(config, workdir, data, REPLAY.value))
             return 0
-        state = train(config, workdir, open_data(config), command=command, stop=stop)
+        state = train(config, workdir, data, command=command, profile=PROFILE.value, stop=stop)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

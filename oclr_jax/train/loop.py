@@ -29,11 +29,13 @@ from oclr_jax.ops.losses import LossWeights
 from oclr_jax.train.interrupts import Stop
 from oclr_jax.train.journal import Journal
 from oclr_jax.train.nonfinite import NonFiniteSteps
+from oclr_jax.train.profiling import StepTrace
 from oclr_jax.train.schedule import OptimizerConfig, learning_rate, make_optimizer
 from oclr_jax.train.settings import check_no_states_lost, check_settings, keep_settings
 from oclr_jax.train.state import TrainState, init_params, init_state
 from oclr_jax.train.step import make_eval_step, make_train_step, means
 from oclr_jax.train.strips import image_strip
+from oclr_jax.train.utilisation import machine_use, training_flops
 from oclr_jax.types import Batch
 
 # In a workdir: the states, and the card of the weights that the training started from.
@@ -74,6 +76,7 @@ def train(
     *,
     command: str = "",
     stop: Stop | None = None,
+    profile: bool = False,
 ) -> TrainState:
     """Trains, from the newest state in `workdir` if there is one.
 
@@ -89,6 +92,7 @@ def train(
       data: training and validation batches.
       command: how this training was started, for the card of the weights.
       stop: tells afterwards which signal came.
+      profile: trace a few steps into `workdir/profile` (see `oclr_jax.train.profiling`).
 
     Returns:
       the last state; its step is below `config.steps` where an interrupt ended the training early.
@@ -98,7 +102,7 @@ def train(
         cannot be read, the data fails, or something cannot be written.
     """
     try:
-        return _train(config, workdir, data, command, stop or Stop())
+        return _train(config, workdir, data, command, profile, stop or Stop())
     except OSError as error:
         raise UserError(
             f"The training in {workdir} cannot write ({error}); make room there and give the same "
@@ -107,7 +111,12 @@ def train(
 
 
 def _train(
-    config: ConfigDict, workdir: str | os.PathLike, data: Data, command: str, stop: Stop
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    data: Data,
+    command: str,
+    profile: bool,
+    stop: Stop,
 ) -> TrainState:
     """See `train`."""
     workdir = epath.Path(workdir)
@@ -139,6 +148,8 @@ def _train(
         eval_step=jax.jit(make_eval_step(model, weights)),
         nonfinite=nonfinite,
         stop=stop,
+        flops=training_flops(model, config.batch_size),
+        trace=StepTrace(workdir / "profile") if profile else None,
     )
     keep_settings(config, workdir / "config.json")
     try:
@@ -146,6 +157,8 @@ def _train(
     finally:
         run.journal.close()
         states.close()
+        if run.trace:
+            run.trace.close()
 
 
 def first_state(
@@ -216,6 +229,8 @@ class _Run:
     eval_step: Callable
     nonfinite: NonFiniteSteps
     stop: Stop
+    flops: int  # of convolutions and matrix products, in a training step
+    trace: StepTrace | None
 
     def to_the_end(self, state: TrainState) -> TrainState:
         """Steps until `config.steps` or a signal; saves the last state, at the end scored."""
@@ -232,7 +247,11 @@ class _Run:
                 self.evaluate(start, state)
             batch = window.next_batch(batches) if start < config.steps else None
             for step in range(start + 1, config.steps + 1):
+                if self.trace:
+                    self.trace.before_step()
                 state, metrics = self.train_step(state, batch)
+                if self.trace:
+                    self.trace.after_step(state)
                 # The device works while the next batch is fetched and sent.
                 try:
                     batch = window.next_batch(batches) if step < config.steps else None
@@ -245,6 +264,7 @@ class _Run:
                 last = step == config.steps or self.stop.after(step)
                 if last or step % config.log_every == 0:
                     values = window.close() | {"learning_rate": float(self.rate(step - 1))}
+                    values |= machine_use(self.flops * values["steps_per_s"])
                     self.journal.write("train", step, values)
                     bar.set_postfix(loss=f"{values.get('loss', math.nan):.4f}", refresh=False)
                 # The last evaluation comes before the last save: with the state of the last step on
