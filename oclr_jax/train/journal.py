@@ -22,11 +22,16 @@ class Journal:
 
     A row is {"kind": "train" | "validation", "step": int, name: value, ...}. A training that
     resumes at a step continues after it: rows of later steps, which will be written again, go.
+
+    Of several processes one keeps the journal; those of the others write nothing.
     """
 
-    def __init__(self, workdir: str | os.PathLike, step: int):
+    def __init__(self, workdir: str | os.PathLike, step: int, *, keeps: bool = True):
         self._folder = epath.Path(workdir)
         self._file = self._folder / "metrics.jsonl"
+        self._keeps, self.rows = keeps, []
+        if not keeps:
+            return
         self.rows = [row for row in read_rows(self._file) if row["step"] <= step]
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         self._file.write_text(text)
@@ -34,6 +39,8 @@ class Journal:
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Adds a row to the file and its values to TensorBoard."""
+        if not self._keeps:
+            return
         row = {"kind": kind, "step": step} | {k: float(v) for k, v in values.items()}
         self.rows.append(row)
         with self._file.open("a") as file:
@@ -57,7 +64,8 @@ class Journal:
             plot_curves(self.rows, file)
 
     def close(self) -> None:
-        self._board.close()
+        if self._keeps:
+            self._board.close()
 
 
 def read_rows(path: str | os.PathLike) -> list[Row]:
