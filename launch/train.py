@@ -31,6 +31,7 @@ from oclr_jax.train.loop import Data, train
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:variant,variant")
+PROFILE = flags.DEFINE_bool("profile", False, "trace a few steps into WORKDIR/profile")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the training writes")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several")
 PROCESSES = flags.DEFINE_integer("processes", None, "how many processes train together")
@@ -101,7 +102,8 @@ def main(argv: list[str]) -> int:
             raise UserError(f"{argv[1]} is not an option; options begin with --.")
         join_processes(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
         check_batch(config.batch_size, config.accumulate)
-        state = train(config, workdir, open_data(config), command=command)
+        data = open_data(config)
+        state = train(config, workdir, data, command=command, profile=PROFILE.value)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -30,10 +30,12 @@ from oclr_jax.models.oclr import OCLR, OCLRConfig, param_count
 from oclr_jax.ops.losses import LossWeights
 from oclr_jax.train.devices import Devices, add_up, is_lead, on_this_process, open_devices
 from oclr_jax.train.journal import Journal
+from oclr_jax.train.profiling import StepTrace
 from oclr_jax.train.schedule import OptimizerConfig, learning_rate, make_optimizer
 from oclr_jax.train.state import TrainState, init_params, init_state
 from oclr_jax.train.step import SUMS, make_eval_step, make_train_step, means
 from oclr_jax.train.strips import image_strip
+from oclr_jax.train.utilisation import machine_use, training_flops
 from oclr_jax.types import Batch
 
 # Card of the weights that a training started from, in its workdir.
@@ -68,7 +70,12 @@ def model_config(config: ConfigDict) -> OCLRConfig:
 
 
 def train(
-    config: ConfigDict, workdir: str | os.PathLike, data: Data, *, command: str = ""
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    data: Data,
+    *,
+    command: str = "",
+    profile: bool = False,
 ) -> TrainState:
     """Trains, from the newest state in `workdir` if there is one.
 
@@ -83,6 +90,7 @@ def train(
       config: as configs/oclr_flow.py makes it.
       data: training and validation batches.
       command: how this training was started, for the card of the weights.
+      profile: trace a few steps into `workdir/profile` (see `oclr_jax.train.profiling`).
 
     Returns:
       the last state; its step is below `config.steps` where an interrupt ended the training early.
@@ -121,6 +129,8 @@ def train(
         rate=learning_rate(optimizer_config, config.steps),
         train_step=devices.compile(step),
         eval_step=jax.jit(make_eval_step(model, weights)),
+        flops=training_flops(model, config.batch_size),
+        trace=StepTrace(workdir / "profile") if profile and is_lead() else None,
     )
     if is_lead():
         (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
@@ -129,6 +139,8 @@ def train(
     finally:
         run.journal.close()
         states.close()
+        if run.trace:
+            run.trace.close()
 
 
 def _first_state(
@@ -215,6 +227,8 @@ class _Run:
     rate: Callable
     train_step: Callable
     eval_step: Callable
+    flops: int  # of convolutions and matrix products, in a training step
+    trace: StepTrace | None
 
     def to_the_end(self, state: TrainState) -> TrainState:
         """Steps until `config.steps` or Ctrl-C; the last state is saved and, at the end, scored."""
@@ -230,7 +244,11 @@ class _Run:
             batches = iter(self.data.batches(start))
             batch = window.next_batch(batches) if start < config.steps else None
             for step in range(start + 1, config.steps + 1):
+                if self.trace:
+                    self.trace.before_step()
                 state, metrics = self.train_step(state, batch)
+                if self.trace:
+                    self.trace.after_step(state)
                 # The device works while the next batch is fetched and sent.
                 batch = window.next_batch(batches) if step < config.steps else None
                 window.add(step, metrics)
@@ -238,6 +256,7 @@ class _Run:
                 last = step == config.steps or stop.is_set()
                 if last or step % config.log_every == 0:
                     values = window.close() | {"learning_rate": float(self.rate(step - 1))}
+                    values |= machine_use(self.flops * values["steps_per_s"])
                     self.journal.write("train", step, values)
                     bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
                 # The last evaluation comes before the last save: with the state of the last step on
