@@ -145,6 +145,9 @@ class Devices:
             devices=list(self.mesh.devices.flat),
         )
 
+        if jax.process_count() == 1:
+            return mapped
+
         def as_whole(array: jax.Array) -> jax.Array:
             """pmap of several processes gives each its own copies alone; the same, as one array."""
             copies = [shard.data for shard in array.addressable_shards]

@@ -33,8 +33,7 @@ class Journal:
         if not keeps:
             return
         self.rows = [row for row in read_rows(self._file) if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        self._file.write_text(text)
+        self._file.write_text(_lines(self.rows))
         self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
@@ -43,8 +42,11 @@ class Journal:
             return
         row = {"kind": kind, "step": step} | {k: float(v) for k, v in values.items()}
         self.rows.append(row)
-        with self._file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        if "://" in os.fspath(self._file):  # in a bucket files cannot grow
+            self._file.write_text(_lines(self.rows))
+        else:
+            with self._file.open("a") as file:
+                file.write(_lines([row]))
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", float(value), step)
 
@@ -66,6 +68,10 @@ class Journal:
     def close(self) -> None:
         if self._keeps:
             self._board.close()
+
+
+def _lines(rows: list[Row]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def read_rows(path: str | os.PathLike) -> list[Row]:

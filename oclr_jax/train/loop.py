@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -331,7 +330,8 @@ class _Run:
             card=card,
         )
         params = jax.tree.map(np.asarray, params)
-        save_weights(Path(self.workdir / filename), params, info, dtype=self.config.export_dtype)
+        path = os.fspath(self.workdir / filename)
+        save_weights(path, params, info, dtype=self.config.export_dtype)
 
 
 class _Window:
