@@ -35,7 +35,7 @@ def given(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
 
 @pytest.mark.parametrize("way", ["jit", "pmap", "jit_accumulated", "pmap_accumulated"])
 def test_ten_steps_are_those_of_one_device(given, way):
-    """Metrics, the gradient's norm among them, to 1e-5, and parameters to 1e-6.
+    """Metrics, the gradient's norm among them, to 2e-6, and parameters to 1e-6.
 
     A gradient that is summed over the devices, or not averaged, or taken of an average, and a
     boundary term that is divided by a device's own pixels, are all off by far more.
@@ -43,9 +43,9 @@ def test_ten_steps_are_those_of_one_device(given, way):
     one, ours = given["one"], given[way]
     assert one.keys() == ours.keys()
     assert {"metrics/loss", "metrics/grad_norm", "metrics/boundary"} < one.keys()
-    assert one["metrics/loss"][-1] < 0.9 * one["metrics/loss"][0]
+    assert one["metrics/loss"][-1] < 0.95 * one["metrics/loss"][0]
     for name, value in one.items():
-        tolerance = {"rtol": 1e-5} if name.startswith("metrics/") else {"rtol": 0, "atol": 1e-6}
+        tolerance = {"rtol": 2e-6} if name.startswith("metrics/") else {"rtol": 0, "atol": 1e-6}
         np.testing.assert_allclose(ours[name], value, err_msg=name, **tolerance)
 
 
