@@ -30,8 +30,9 @@ from configs.oclr_flow import get_config
 from oclr_jax.checkpoints.train_state import TrainStates
 from oclr_jax.models.oclr import OCLR
 from oclr_jax.train.journal import read_rows
-from oclr_jax.train.loop import STATES, model_config
+from oclr_jax.train.loop import model_config
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
+from oclr_jax.train.start import STATES
 from oclr_jax.train.state import TrainState, init_params, init_state
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,7 +169,7 @@ def main() -> int:
     moments = [MOMENTS[number % len(MOMENTS)] for number in range(options.kills)]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        config = settings(folder / "data", steps=10 + 6 * options.kills)
+        config = settings(folder / "data", steps=10 + 4 * options.kills)
         subprocess.run(
             [sys.executable, "launch/generate.py", "--config=tiny", "--data_dir", folder / "data"],
             cwd=ROOT,

@@ -17,6 +17,8 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from oclr_jax.atomic import replacing
+
 Row = dict[str, Any]
 
 
@@ -25,14 +27,19 @@ class Journal:
 
     A row is {"kind": "train" | "validation", "step": int, name: value, ...}. A training that
     resumes at a step continues after it: rows of later steps, which will be written again, go.
+
+    Of several processes one keeps the journal; those of the others write nothing.
     """
 
-    def __init__(self, workdir: str | os.PathLike, step: int):
+    def __init__(self, workdir: str | os.PathLike, step: int, *, keeps: bool = True):
         self._folder = epath.Path(workdir)
         self._file = self._folder / "metrics.jsonl"
+        self._keeps, self.rows = keeps, []
+        if not keeps:
+            return
         self.rows = [row for row in read_rows(self._file) if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        self._file.write_text(text)
+        with replacing(self._file) as unfinished:
+            unfinished.write_text(_lines(self.rows))
         board = self._folder / "tensorboard"
         board.mkdir(exist_ok=True)
         # Not SummaryWriter: the thread in which it writes dies of a full disk and is waited for.
@@ -42,10 +49,15 @@ class Journal:
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Adds a row to the file and its values to TensorBoard."""
+        if not self._keeps:
+            return
         row = {"kind": kind, "step": step} | {k: float(v) for k, v in values.items()}
         self.rows.append(row)
-        with self._file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        if "://" in os.fspath(self._file):  # in a bucket files cannot grow
+            self._file.write_text(_lines(self.rows))
+        else:
+            with self._file.open("a") as file:
+                file.write(_lines([row]))
         for name, value in values.items():
             self._event(step, summary.scalar(f"{kind}/{name}", float(value)))
         self._board.flush()
@@ -70,10 +82,15 @@ class Journal:
             plot_curves(self.rows, file)
 
     def close(self) -> None:
-        self._board.close()
+        if self._keeps:
+            self._board.close()
 
     def _event(self, step: int, content: Any) -> None:
         self._board.write_event(Event(wall_time=time.time(), step=step, summary=content))
+
+
+def _lines(rows: list[Row]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def read_rows(path: str | os.PathLike) -> list[Row]:

@@ -8,47 +8,45 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import linen as nn
-from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from oclr_jax.checkpoints.train_state import TrainStates, load_params
-from oclr_jax.checkpoints.weights import WeightsInfo, load_weights, save_weights
+from oclr_jax.checkpoints.train_state import TrainStates
+from oclr_jax.checkpoints.weights import WeightsInfo, save_weights
 from oclr_jax.errors import UserError
 from oclr_jax.models.oclr import OCLR, OCLRConfig, param_count
 from oclr_jax.ops.losses import LossWeights
+from oclr_jax.train.devices import Devices, add_up, is_lead, on_this_process, open_devices, say
 from oclr_jax.train.interrupts import Stop
 from oclr_jax.train.journal import Journal
 from oclr_jax.train.nonfinite import NonFiniteSteps
 from oclr_jax.train.profiling import StepTrace
 from oclr_jax.train.schedule import OptimizerConfig, learning_rate, make_optimizer
 from oclr_jax.train.settings import check_no_states_lost, check_settings, keep_settings
-from oclr_jax.train.state import TrainState, init_params, init_state
-from oclr_jax.train.step import make_eval_step, make_train_step, means
+from oclr_jax.train.start import ORIGIN, STATES, first_state
+from oclr_jax.train.state import TrainState
+from oclr_jax.train.step import SUMS, make_eval_step, make_train_step, means
 from oclr_jax.train.strips import image_strip
 from oclr_jax.train.utilisation import machine_use, training_flops
 from oclr_jax.types import Batch
-
-# In a workdir: the states, and the card of the weights that the training started from.
-STATES, ORIGIN = "checkpoints", "started_from.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
     """What the loop trains on, and what the exported weights record of it.
 
-    batches: from a step on, the batches of that step and of all later ones: the position in the
-      data is the step, so that a resumed training sees what the uninterrupted one does.
-    validation: one pass over the validation clips, a clip per batch.
+    batches: from a step on, this process's part of the batches of that step and of all later ones:
+      the position in the data is the step, so that a resumed training sees what the uninterrupted
+      one does. The parts of all processes, in their order, are the whole batch.
+    validation: one pass over this process's validation clips, a clip per batch: the first has clips
+      0, n, 2n, ... of n processes, and so on.
     version: of the training data.
     flow: settings of the estimator whose flow the data holds.
     samples: what the batch of a step is made of, in words.
@@ -80,6 +78,9 @@ def train(
 ) -> TrainState:
     """Trains, from the newest state in `workdir` if there is one.
 
+    Runs on all devices of all processes, each of which calls this; `config.parallel` says how. The
+    states are written by all, everything else by the first process alone.
+
     Ctrl-C and SIGTERM save the state and end it. A step whose loss or gradient is not finite
     changes no parameters; `config.on_nonfinite` says whether the training goes on.
 
@@ -99,7 +100,8 @@ def train(
 
     Raises:
       UserError: the loss is not finite, the workdir was begun with other settings, its states
-        cannot be read, the data fails, or something cannot be written.
+        cannot be read, the batch does not fit the devices, the data fails, or something cannot be
+        written.
     """
     try:
         return _train(config, workdir, data, command, profile, stop or Stop())
@@ -119,10 +121,10 @@ def _train(
     stop: Stop,
 ) -> TrainState:
     """See `train`."""
+    devices = open_devices(config.parallel, config.batch_size, config.accumulate)
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     model = OCLR(model_config(config))
-    weights = LossWeights(**config.loss)
     optimizer_config = OptimizerConfig(**config.optimizer)
     optimizer = make_optimizer(optimizer_config, config.steps)
     nonfinite = NonFiniteSteps(
@@ -133,84 +135,48 @@ def _train(
         check_no_states_lost(workdir)
     else:
         check_settings(config, workdir / "config.json")
-    state = first_state(config, model, optimizer, states, workdir / ORIGIN)
-    step = make_train_step(model, weights, optimizer, seed=config.seed, ema_decay=config.ema_decay)
+    state = first_state(config, model, optimizer, states, workdir / ORIGIN, devices)
     run = _Run(
         config=config,
         workdir=workdir,
         data=data,
         command=command,
         model=model,
+        devices=devices,
         states=states,
-        journal=Journal(workdir, int(state.step)),
+        journal=Journal(workdir, int(state.step), keeps=is_lead()),
         rate=learning_rate(optimizer_config, config.steps),
-        train_step=jax.jit(step, donate_argnums=0),
-        eval_step=jax.jit(make_eval_step(model, weights)),
+        train_step=compiled_step(config, model, optimizer, devices),
+        eval_step=jax.jit(make_eval_step(model, LossWeights(**config.loss))),
         nonfinite=nonfinite,
         stop=stop,
         flops=training_flops(model, config.batch_size),
-        trace=StepTrace(workdir / "profile") if profile else None,
+        trace=StepTrace(workdir / "profile") if profile and is_lead() else None,
     )
-    keep_settings(config, workdir / "config.json")
-    try:
-        return run.to_the_end(state)
-    finally:
-        run.journal.close()
-        states.close()
+    if is_lead():
+        keep_settings(config, workdir / "config.json")
+    with ExitStack() as stack:
+        stack.callback(run.journal.close)
+        stack.callback(states.close)
         if run.trace:
-            run.trace.close()
+            stack.callback(run.trace.close)
+        return run.to_the_end(state)
 
 
-def first_state(
-    config: ConfigDict,
-    model: nn.Module,
-    optimizer: Any,
-    states: TrainStates,
-    origin: epath.Path,
-    before: int | None = None,
-) -> TrainState:
-    """The newest saved state, or that before the first step.
-
-    Args:
-      origin: file that keeps the card of weights that a training starts from.
-      before: only saved states of smaller steps count.
-    """
-
-    def begin(params):
-        state = init_state(params, optimizer, config.ema_decay > 0)
-        # As a restored state is, so that a resumed training runs the program compiled before.
-        return jax.device_put(state, jax.devices()[0])
-
-    params = init_params(model, config.seed)
-    state = states.restore_newest(begin(params), before)
-    if state is None and config.init_weights:
-        params = _warm_start(params, config.init_weights, origin)
-    return begin(params) if state is None else state
-
-
-def _warm_start(params: Any, path: str, origin: epath.Path) -> Any:
-    """`params` with those values in the file or workdir `path` that have their name and shape.
-
-    So weights of other widths, or for another number of layers, start what they share. What stays
-    random is printed and kept, with the card of the weights, in the file `origin`.
-    """
-    if (epath.Path(path) / STATES).is_dir():
-        theirs, step = load_params(epath.Path(path) / STATES)
-        card = {"weights": path, "steps": step}
-    else:
-        theirs, info = load_weights(path)
-        card = {"weights": info.name, **info.card}
-    theirs, ours = flatten_dict(theirs, sep="/"), flatten_dict(params, sep="/")
-    shared = {
-        name: jnp.asarray(value)
-        for name, value in theirs.items()
-        if name in ours and ours[name].shape == value.shape
-    }
-    new = sorted(ours.keys() - shared)
-    if new:
-        tqdm.write(f"{len(shared)} parameters come from {path}, {len(new)} start random: {new}")
-    origin.write_text(json.dumps({"random": new, **card}, indent=2))
-    return unflatten_dict(ours | shared, sep="/")
+def compiled_step(
+    config: ConfigDict, model: nn.Module, optimizer: Any, devices: Devices
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """The training step of a configuration; it uses the memory of the state it is given."""
+    step = make_train_step(
+        model,
+        LossWeights(**config.loss),
+        optimizer,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
+        axis_name=devices.axis_name,
+    )
+    return devices.compile(step)
 
 
 @dataclasses.dataclass
@@ -222,6 +188,7 @@ class _Run:
     data: Data
     command: str
     model: nn.Module
+    devices: Devices
     states: TrainStates
     journal: Journal
     rate: Callable
@@ -235,14 +202,15 @@ class _Run:
     def to_the_end(self, state: TrainState) -> TrainState:
         """Steps until `config.steps` or a signal; saves the last state, at the end scored."""
         config, start = self.config, int(state.step)
-        tqdm.write(
-            f"{config.name}: {param_count(state.params):,} parameters on {jax.default_backend()}, "
+        say(
+            f"{config.name}: {param_count(state.params):,} parameters on {self.devices}, "
             f"step {start} of {config.steps}"
         )
-        bar = tqdm(total=config.steps, initial=start, unit="step", disable=not sys.stderr.isatty())
+        shown = is_lead() and sys.stderr.isatty()
+        bar = tqdm(total=config.steps, initial=start, unit="step", disable=not shown)
         batches = iter(self.data.batches(start))
         with self.stop.listening(), bar, _closing(batches):
-            window = _Window(start, self.nonfinite)
+            window = _Window(start, self.devices.shard, self.nonfinite)
             if self.was_cut_short(start):
                 self.evaluate(start, state)
             batch = window.next_batch(batches) if start < config.steps else None
@@ -273,7 +241,11 @@ class _Run:
                 if self.is_due(step):
                     window.check()
                     with window.paused():
-                        score = self.evaluate(step, state)
+                        try:
+                            score = self.evaluate(step, state)
+                        except UserError:
+                            self.save_before_failing(step, state, window)
+                            raise
                     last = last or self.stop.at_once
                 best = self.is_due(step) and config.keep_best > 0
                 if last or best or step % config.checkpoint_every == 0:
@@ -304,30 +276,42 @@ class _Run:
 
         A signal cuts it short; then nothing is written but the strip.
         """
-        limit = self.config.validation_clips or None
-        params, sums, began = state.best_params, {}, time.monotonic()
-        for index, batch in enumerate(itertools.islice(self.data.validation(), limit)):
+        # Every process scores its own clips, on one of its devices.
+        params, began = on_this_process(state.best_params), time.monotonic()
+        sums = dict.fromkeys(SUMS, 0.0)
+        for index, batch in enumerate(itertools.islice(self.data.validation(), self.own_clips)):
             if self.stop.at_once:
                 return None
             clip_sums, masks = self.eval_step(params, batch)
             for name, value in clip_sums.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-            if index == 0:
+                sums[name] += float(value)
+            if index == 0 and is_lead():
                 strip = image_strip(batch, jax.tree.map(np.asarray, masks))
                 self.journal.image("validation/clip", step, strip)
-        if not sums:
+        sums = add_up(sums)
+        if not sums["loss_count"]:
             raise UserError("The validation set is empty: generate one, or choose another.")
         scores = means(sums)
+        if is_lead():
+            self.report(step, params, scores | {"seconds": time.monotonic() - began})
+        return scores.get("modal_j")
+
+    @property
+    def own_clips(self) -> int | None:
+        """How many of the first `validation_clips` clips are this process's; None: all it has."""
+        limit = self.config.validation_clips
+        return len(range(jax.process_index(), limit, jax.process_count())) if limit else None
+
+    def report(self, step: int, params: Any, scores: dict[str, float]) -> None:
+        """Writes what an evaluation found, and the weights."""
         best = self.journal.best("modal_j")
-        scores["seconds"] = time.monotonic() - began
         self.journal.write("validation", step, scores)
         self.journal.plot()
         self.export("weights.safetensors", step, params, scores)
         if scores.get("modal_j", -math.inf) > best:
             self.export("weights_best.safetensors", step, params, scores)
         text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        tqdm.write(f"step {step}: {text}")
-        return scores.get("modal_j")
+        say(f"step {step}: {text}")
 
     def export(self, filename: str, step: int, params: Any, scores: dict[str, float]) -> None:
         """Writes self-describing weights; precision and memory switches of training stay here."""
@@ -349,7 +333,8 @@ class _Run:
             card=card,
         )
         params = jax.tree.map(np.asarray, params)
-        save_weights(Path(self.workdir / filename), params, info, dtype=self.config.export_dtype)
+        path = os.fspath(self.workdir / filename)
+        save_weights(path, params, info, dtype=self.config.export_dtype)
 
 
 @contextmanager
@@ -370,20 +355,26 @@ class _Window:
     for the host.
     """
 
-    def __init__(self, step: int, nonfinite: NonFiniteSteps):
+    def __init__(
+        self,
+        step: int,
+        place: Callable[[Batch], dict[str, jax.Array]],
+        nonfinite: NonFiniteSteps,
+    ):
+        self._place = place
         self._nonfinite, self._skipped = nonfinite, 0
         self._step, self._unchecked, self._metrics, self._wait = step, None, [], 0.0
         self._began = time.monotonic()
 
     def next_batch(self, batches: Iterator[Batch]) -> Batch:
-        """Takes the next batch and starts sending it to the device."""
+        """Takes the next batch and starts sending it to the devices."""
         began = time.monotonic()
         try:
             batch = next(batches)
         except StopIteration:
             raise UserError("The training data ended before the training did.") from None
         self._wait += time.monotonic() - began
-        return jax.device_put(dict(batch))
+        return self._place(batch)
 
     def add(self, step: int, metrics: dict) -> None:
         """Notes a step that was started, and looks at the one before."""

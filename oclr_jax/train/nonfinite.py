@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
+from oclr_jax.atomic import replacing
 from oclr_jax.errors import UserError
+from oclr_jax.train.devices import say
 from oclr_jax.types import Batch
 
 FOLDER = "nonfinite"  # in the workdir
@@ -65,7 +66,7 @@ class NonFiniteSteps:
                 f"Training stopped at {what}, after {self.max_in_row} steps in a row that were "
                 f"skipped; {kept}, and to go on lower the learning rate."
             )
-        tqdm.write(f"Skipped {what}; {kept}.")
+        say(f"Skipped {what}; {kept}.")
         return False
 
     def _keep(self, step: int, samples: str) -> str:
@@ -77,11 +78,11 @@ class NonFiniteSteps:
             path = folder / f"step_{step}{process}.npz"
             if not path.exists() and len(list(folder.iterdir())) >= _KEPT:
                 return f"{folder} is full, so its batch is not kept"
-            with path.open("wb") as file:
+            with replacing(path) as unfinished, unfinished.open("wb") as file:
                 batch = batch_of(self.batches, step)
                 np.savez_compressed(file, step=step, samples=samples, **batch)
-        except OSError as error:
-            return f"its batch cannot be kept ({error.strerror or error})"
+        except (OSError, UserError) as error:
+            return f"its batch cannot be kept ({error})"
         return f"its batch is in {os.fspath(path)} for --replay"
 
 

@@ -2,18 +2,17 @@
 
 import os
 
-import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from oclr_jax.checkpoints.train_state import TrainStates
 from oclr_jax.models.oclr import OCLR
-from oclr_jax.ops.losses import LossWeights
-from oclr_jax.train.loop import ORIGIN, STATES, Data, first_state, model_config
+from oclr_jax.train.devices import open_devices
+from oclr_jax.train.loop import Data, compiled_step, model_config
 from oclr_jax.train.nonfinite import read_batch
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
-from oclr_jax.train.step import make_train_step
+from oclr_jax.train.start import ORIGIN, STATES, first_state
 
 
 def replay(
@@ -36,27 +35,19 @@ def replay(
       UserError: the file, or the states before that step, cannot be read.
     """
     batch, last, samples = read_batch(path)
+    devices = open_devices(config.parallel, config.batch_size, config.accumulate)
     workdir = epath.Path(workdir)
     model = OCLR(model_config(config))
     optimizer = make_optimizer(OptimizerConfig(**config.optimizer), config.steps)
     states = TrainStates(workdir / STATES, config.keep_checkpoints, config.keep_best)
-    state = first_state(config, model, optimizer, states, workdir / ORIGIN, before=last)
+    state = first_state(config, model, optimizer, states, workdir / ORIGIN, devices, before=last)
     states.close()
-    step = jax.jit(
-        make_train_step(
-            model,
-            LossWeights(**config.loss),
-            optimizer,
-            seed=config.seed,
-            ema_decay=config.ema_decay,
-        ),
-        donate_argnums=0,
-    )
+    step = compiled_step(config, model, optimizer, devices)
     begin = int(state.step)
     batches = iter(data.batches(begin))
     for _ in range(begin, last - 1):
-        state, _ = step(state, dict(next(batches)))
-    _, metrics = step(state, batch)
+        state, _ = step(state, devices.shard(next(batches)))
+    _, metrics = step(state, devices.shard(batch))
     values = ", ".join(f"{name} {float(value):.6g}" for name, value in metrics.items())
     finite = np.isfinite(batch["flow"])
     largest = np.abs(np.where(finite, batch["flow"], 0)).max(axis=(1, 2, 3, 4))

@@ -5,9 +5,10 @@ import json
 from etils import epath
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
+from oclr_jax.atomic import replacing
 from oclr_jax.errors import UserError
+from oclr_jax.train.devices import say
 from oclr_jax.train.journal import read_rows
 
 # What may change between two runs of a training: it decides how long it runs, what it writes and
@@ -25,6 +26,8 @@ FREE = {
     "on_nonfinite",
     "max_skips",
     "accept_changes",
+    "parallel",
+    "accumulate",
     "model.compute_dtype",
     "model.remat",
     "data.dir",
@@ -61,7 +64,7 @@ def check_settings(config: ConfigDict, path: epath.Path) -> None:
             f"{what}; give them as they were, or name a new workdir, or go on with the new ones by "
             "--config.accept_changes."
         )
-    tqdm.write(f"{what}; it goes on with the new ones.")
+    say(f"{what}; it goes on with the new ones.")
 
 
 def check_no_states_lost(workdir: epath.Path) -> None:
@@ -83,6 +86,5 @@ def check_no_states_lost(workdir: epath.Path) -> None:
 
 def keep_settings(config: ConfigDict, path: epath.Path) -> None:
     """Writes a configuration to `path` for the next run, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(config.to_json_best_effort(indent=2))
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        unfinished.write_text(config.to_json_best_effort(indent=2))
