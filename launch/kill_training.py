@@ -38,7 +38,7 @@ from oclr_jax.train.state import TrainState, init_params, init_state
 ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = ("start", "step", "save")
 # Of the rows of the journal, what another run of the same training need not repeat.
-TIMES = {"seconds", "steps_per_s", "data_wait"}
+TIMES = {"seconds", "steps_per_s", "data_wait", "tflops_per_s", "mfu", "peak_gib"}
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
