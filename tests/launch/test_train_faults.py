@@ -10,20 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.builders.generation import generate_dataset
-from data_pipelines.builders.oclr_syn import OclrSyn
 from launch.kill_training import differences, finish, kill, last_state, settings, start, steps_done
-from oclr_jax.flow.estimator import DIS
+from tests.launch.test_processes import begin
 
 PATIENCE = 300  # seconds; far more than it takes
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    tiny = next(config for config in OclrSyn.BUILDER_CONFIGS if config.name == "tiny")
-    generate_dataset(tiny, folder, DIS(height=64, width=96), quiet=True)
-    return folder
 
 
 def wait_for(happened) -> None:
@@ -124,3 +114,18 @@ def test_a_broken_record_is_named(tmp_path, data_dir):
     shard.write_bytes(data)
     training = start(settings(tmp_path / "data", steps=6), tmp_path)
     ends_with(training, 2, tmp_path, "is broken: sequence")
+
+
+def test_two_processes_save_the_same_step_when_one_is_preempted(tmp_path, data_dir):
+    often, never = {"checkpoint_every": 2}, {"evaluate_every": 10**6}
+    training = begin(tmp_path, data_dir, 10**6, processes=2, devices=1, **often, **never)
+    try:
+        wait_for(lambda: steps_done(tmp_path) >= 2)
+        training[1].send_signal(signal.SIGTERM)
+        outputs = [process.communicate(timeout=PATIENCE) for process in training]
+    finally:
+        for process in training:
+            process.kill()
+    assert [process.returncode for process in training] == [128 + signal.SIGTERM] * 2, outputs
+    for _, errors in outputs:
+        assert f"Stopped and saved at step {newest(tmp_path)};" in errors
