@@ -38,7 +38,7 @@ from oclr_jax.train.state import TrainState, init_params, init_state
 ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = ("start", "step", "save")
 # Of the rows of the journal, what another run of the same training need not repeat.
-TIMES = {"seconds", "steps_per_s", "data_wait"}
+TIMES = {"seconds", "steps_per_s", "data_wait", "tflops_per_s", "mfu", "peak_gib"}
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
@@ -56,8 +56,12 @@ def settings(data_dir: Path, steps: int) -> ConfigDict:
     return config
 
 
-def start(config: ConfigDict, workdir: Path, *options: str) -> subprocess.Popen:
-    """The real program with this configuration, its output to `log.txt` in the workdir."""
+def start(config: ConfigDict, workdir: Path, **options: int) -> subprocess.Popen:
+    """The real program with this configuration, its output to `log.txt` in the workdir.
+
+    Args:
+      options: of `subprocess.Popen`.
+    """
     begun = get_config("tiny").to_dict()
     flat = {
         f"{room}.{name}" if room else name: value
@@ -73,11 +77,11 @@ def start(config: ConfigDict, workdir: Path, *options: str) -> subprocess.Popen:
                 *(sys.executable, "launch/train.py", "--config=configs/oclr_flow.py:tiny"),
                 *(f"--config.{name}={value}" for name, value in flat.items()),
                 f"--workdir={workdir}",
-                *options,
             ],
             cwd=ROOT,
             stdout=log,
             stderr=log,
+            **options,
         )
 
 

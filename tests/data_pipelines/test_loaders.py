@@ -318,3 +318,22 @@ def test_online_sequences_are_what_would_be_stored_and_never_end(recipe):
 def test_what_cannot_be_rendered_is_told(recipe, changes, words):
     with pytest.raises(UserError, match=words):
         online(recipe, **changes)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"train": False}, {"process_index": 1, "process_count": 2}], ids=str
+)
+def test_samples_name_the_sequences_of_a_batch(tiny_directory, monkeypatch, options):
+    read, original = [], Sequences.__getitem__
+
+    def reading(self, index):
+        read.append(int(index))
+        return original(self, index)
+
+    monkeypatch.setattr(Sequences, "__getitem__", reading)
+    loader = load(tiny_directory, **options)
+    for step in range(len(loader)):
+        read.clear()
+        loader[step]
+        numbers = loader.samples(step).removeprefix("sequences ").split(", ")
+        assert sorted(map(int, numbers)) == sorted(read)

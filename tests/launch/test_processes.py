@@ -20,12 +20,12 @@ QUICK_TO_COMPILE = "--xla_backend_optimization_level=1 --xla_llvm_disable_expens
 STEPS = 6  # the first half by one training, the second by another
 
 
-def train(workdir: Path, data_dir: Path, steps: int, *, processes: int, devices: int, **fields):
-    """Runs the training command in processes of their own; its outputs, by process."""
+def begin(workdir: Path, data_dir: Path, steps: int, *, processes: int, devices: int, **fields):
+    """Starts the training command in processes of their own."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    fields |= {
+    fields = {
         "data.dir": data_dir,
         "model.channels": "(4, 8)",
         "batch_size": 4,
@@ -35,7 +35,7 @@ def train(workdir: Path, data_dir: Path, steps: int, *, processes: int, devices:
         "evaluate_every": 3,
         "validation_clips": 3,
         "export_dtype": "float32",
-    }
+    } | fields
     command = [sys.executable, "launch/train.py", "--config=configs/oclr_flow.py:tiny"]
     command += [f"--workdir={workdir}"] + [f"--config.{n}={v}" for n, v in fields.items()]
     started = []
@@ -53,12 +53,18 @@ def train(workdir: Path, data_dir: Path, steps: int, *, processes: int, devices:
                 text=True,
             )
         )
+    return started
+
+
+def train(workdir: Path, data_dir: Path, steps: int, **options):
+    """Runs the training command to its end; its outputs, by process."""
+    started = begin(workdir, data_dir, steps, **options)
     try:
         outputs = [process.communicate(timeout=PATIENCE) for process in started]
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0] * processes, outputs
+    assert all(process.returncode == 0 for process in started), outputs
     return [output for output, _ in outputs]
 
 
