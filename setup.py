@@ -63,6 +63,8 @@ setup(
             "pytest>=9.2",
             "hypothesis>=6.170",
             "beartype>=0.23.1",
+            # A bucket in memory, for what is written to `gs://`.
+            "fsspec>=2026.9",
             "nbclient>=0.11",
             "nbformat>=5.11",
             "ipykernel>=7.4",

@@ -74,7 +74,9 @@ def _paper() -> ConfigDict:
     loss.supervision = "amodal"  # masks to learn from: "amodal", or "modal" alone
 
     # Optimisation.
-    config.batch_size = 2  # clips per step
+    config.batch_size = 2  # clips per step, over all devices of all processes
+    config.accumulate = 1  # parts of a batch that go through a device one after the other
+    config.parallel = "jit"  # how a step runs on several devices: "jit" or "pmap"
     config.steps = 600_000  # length of the training
     optimizer = config.optimizer = ConfigDict()
     optimizer.learning_rate = 5e-5  # Adam, after the warm-up

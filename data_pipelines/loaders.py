@@ -1,7 +1,8 @@
 """Batches of flow and masks, from a generated dataset or rendered as they are needed, by grain.
 
 The batch of a step is a function of (dataset, settings, seed, step) alone: neither the number of
-workers nor an interruption changes it, and to resume a training is to read on from its step.
+workers nor an interruption changes it, and to resume a training is to read on from its step. Each
+of several processes makes its own part of the batch; how many there are does not change it either.
 """
 
 import os
@@ -198,6 +199,8 @@ def make_loader(
     flow: str = "estimated",
     augmentation: Augmentation | None = None,
     workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Loader:
     """Opens a split of a generated dataset as batches.
 
@@ -209,7 +212,7 @@ def make_loader(
       directory: what `dataset_directory` gives.
       split: "train", "validation", or a TFDS slice such as "train[:100]".
       frames: length T of a clip.
-      batch_size: clips in a batch.
+      batch_size: clips in a batch of one process.
       height, width: model grid; stored clips are brought to it.
       train: see above.
       seed: of shuffling and variation.
@@ -217,6 +220,8 @@ def make_loader(
       flow: "estimated" by the dataset's estimator, or "exact".
       augmentation: how training clips are varied (None: the defaults).
       workers: processes that make batches; 0 makes them in this process.
+      process_index, process_count: which process of how many reads. Their batches of a step, in
+        their order, are what one process reads in batches of all their clips.
 
     Returns:
       The loader; its batches are `oclr_jax.types.Batch`.
@@ -229,10 +234,11 @@ def make_loader(
 
     sequences, settings = _open(directory, split, flow)
     _check_clips(f"The dataset {directory}", frames, settings["scene"]["frames"], gaps)
-    if train and len(sequences) < batch_size:
+    clips = batch_size * process_count
+    if train and len(sequences) < clips:
         raise UserError(
             f"The split {split} of {directory} has {len(sequences)} sequences, too few for batches "
-            f"of {batch_size}; use smaller batches."
+            f"of {clips}; use smaller batches."
         )
     dataset = grain.MapDataset.source(sequences).seed(seed)
     if train:
@@ -244,13 +250,14 @@ def make_loader(
             augmentation=augmentation or Augmentation(),
         )
         dataset = dataset.shuffle().repeat(_ENDLESS).random_map(make_clip)
-        batches = len(sequences) // batch_size
+        batches = len(sequences) // clips
     else:
         make_clip = partial(validation_clip, frames=frames, grid=(height, width), gaps=tuple(gaps))
         dataset = dataset.map(make_clip)
-        batches = -(-len(sequences) // batch_size)
-    # Batched before the split among workers: only so is a batch the same for any number of them.
-    return Loader(dataset.batch(batch_size), settings, batches, workers)
+        own = range(process_index, -(-len(sequences) // batch_size), process_count)
+        batches = len(own)
+    dataset = _batched(dataset, batch_size, process_index, process_count)
+    return Loader(dataset, settings, batches, workers)
 
 
 def make_online_loader(
@@ -265,6 +272,8 @@ def make_online_loader(
     flow: str = "estimated",
     augmentation: Augmentation | None = None,
     workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Loader:
     """Opens an endless stream of training clips that the loader's workers render.
 
@@ -273,7 +282,8 @@ def make_online_loader(
 
     Args:
       recipe: which scenes, from which seed, with which estimator and sources.
-      frames, batch_size, height, width, seed, gaps, flow, augmentation, workers: as `make_loader`.
+      frames, batch_size, height, width, seed, gaps, flow, augmentation, workers, process_index,
+        process_count: as `make_loader`.
 
     Raises:
       UserError: the clips do not fit the recipe's sequences.
@@ -291,8 +301,18 @@ def make_online_loader(
         augmentation=augmentation or Augmentation(),
     )
     sequences = grain.MapDataset.source(OnlineSequences(recipe, flow)).seed(seed)
-    dataset = sequences.random_map(make_clip).batch(batch_size)
-    return Loader(dataset, recipe.settings(), _ENDLESS // batch_size, workers)
+    clips = sequences.random_map(make_clip)
+    dataset = _batched(clips, batch_size, process_index, process_count)
+    return Loader(dataset, recipe.settings(), _ENDLESS // (batch_size * process_count), workers)
+
+
+def _batched(clips, batch_size: int, process_index: int, process_count: int):
+    """The batches of one process; only its own clips are ever read.
+
+    Shuffling and variation come before this and are those of a clip's place in the whole data.
+    Batched before the split among workers: only so is a batch the same for any number of them.
+    """
+    return clips.batch(batch_size)[process_index::process_count]
 
 
 def _check_clips(what: str, frames: int, stored: int, gaps: tuple[int, ...]) -> None:

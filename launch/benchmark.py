@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch import (
     benchmark_data,
+    benchmark_encodings,
     benchmark_flow,
     benchmark_infer,
     benchmark_metrics,
@@ -19,6 +20,7 @@ from launch import (
 
 BENCHMARKS = {
     "data": benchmark_data,
+    "encodings": benchmark_encodings,
     "flow": benchmark_flow,
     "infer": benchmark_infer,
     "metrics": benchmark_metrics,

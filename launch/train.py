@@ -2,6 +2,10 @@
 
 Variants follow a colon, single fields a dot: `--config configs/oclr_flow.py:small
 --config.data.dir=DATA --config.steps=100`. The same command again goes on where it stopped.
+
+It runs on all devices of this machine. On several machines the same command is started on each: a
+TPU slice, SLURM and Open MPI say themselves who belongs together, others do it with
+`--coordinator=HOST:PORT --processes=N --process_id=0` to N-1.
 """
 
 import os
@@ -22,11 +26,16 @@ from data_pipelines.loaders import Loader, dataset_directory, make_loader, make_
 from data_pipelines.synthetic import open_sources
 from oclr_jax.errors import UserError
 from oclr_jax.flow.estimator import DIS
+from oclr_jax.train.devices import check_batch, join_processes
 from oclr_jax.train.loop import Data, train
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:variant,variant")
+PROFILE = flags.DEFINE_bool("profile", False, "trace a few steps into WORKDIR/profile")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the training writes")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several")
+PROCESSES = flags.DEFINE_integer("processes", None, "how many processes train together")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this one is, from 0")
 
 
 def open_data(config: ConfigDict) -> Data:
@@ -37,6 +46,8 @@ def open_data(config: ConfigDict) -> Data:
         "height": model.height,
         "width": model.width,
         "gaps": tuple(model.gaps),
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
     }
     training = _open_training(config, clips)
     validation = make_loader(
@@ -58,7 +69,7 @@ def _open_training(config: ConfigDict, clips: dict[str, Any]) -> Loader:
     """Stored training clips, or the stream that is rendered while the training runs."""
     data = config.data
     batches = {
-        "batch_size": config.batch_size,
+        "batch_size": config.batch_size // jax.process_count(),
         "seed": config.seed,
         "workers": data.workers,
         "flow": data.flow,
@@ -89,7 +100,10 @@ def main(argv: list[str]) -> int:
     try:
         if len(argv) > 1:
             raise UserError(f"{argv[1]} is not an option; options begin with --.")
-        state = train(config, workdir, open_data(config), command=command)
+        join_processes(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
+        check_batch(config.batch_size, config.accumulate)
+        data = open_data(config)
+        state = train(config, workdir, data, command=command, profile=PROFILE.value)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

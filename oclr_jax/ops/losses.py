@@ -93,16 +93,24 @@ def _over_element(masks: Bool[Array, "b t h w k"], combine, *, outside: bool):
 
 
 def boundary_loss(
-    amodal_logits: Float[Array, "b t h w k"], amodal: UInt8[Array, "b t h w k"]
+    amodal_logits: Float[Array, "b t h w k"],
+    amodal: UInt8[Array, "b t h w k"],
+    band_pixels: Float[Array, ""] | None = None,
 ) -> Float[Array, ""]:
     """Mean binary cross-entropy over the band pixels of the whole batch; 0 where there are none.
 
     The band masks the entropy and not its arguments: equal in value, and free of the NaN gradients
     that log(0) * 0 gives.
+
+    Args:
+      amodal_logits, amodal: predictions and ground truth, in one order of the layers.
+      band_pixels: for a part of a batch, the mean number of band pixels of the batch's equal parts;
+        with it, the mean of the parts' losses is the loss of the batch. None: this is all of it.
     """
     band = boundary_band(amodal)
     entropy = jnp.where(band, cross_entropy(amodal_logits, amodal), 0.0)
-    return entropy.sum() / jnp.maximum(band.sum(), 1)
+    pixels = band.sum() if band_pixels is None else band_pixels
+    return entropy.sum() / jnp.where(pixels > 0, pixels, 1)
 
 
 def overlapping_pairs(amodal: UInt8[Array, "b t h w k"]) -> Bool[Array, "b p"]:
@@ -195,6 +203,7 @@ def layered_loss(
     modal: UInt8[Array, "b t h w k"],
     weights: LossWeights,
     query_maps: Float[Array, "b t _h _w k"] | None = None,
+    band_pixels: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The total loss of a batch after matching (main paper, equation 5).
 
@@ -206,6 +215,8 @@ def layered_loss(
       amodal, modal: ground truth, front to back, empty layers last.
       weights: the weights of the terms.
       query_maps: the model's intermediate of that name; needed for the query term alone.
+      band_pixels: for a part of a batch, as `boundary_loss` has it. All other terms are means over
+        clips, so the mean of the losses of equal parts is the loss of the batch.
 
     Returns:
       the total, and its terms by name (unweighted).
@@ -224,7 +235,7 @@ def layered_loss(
     amodal_given = matching.take_layers(amodal, given)
     terms = {
         "bce": amodal_loss(amodal_logits, amodal_given),
-        "boundary": boundary_loss(amodal_logits, amodal_given),
+        "boundary": boundary_loss(amodal_logits, amodal_given, band_pixels),
         "order": order_loss(matching.take_layers(order.mean(axis=1), match), amodal),
     }
     total = terms["bce"] + weights.boundary * terms["boundary"] + weights.order * terms["order"]

@@ -22,22 +22,31 @@ class Journal:
 
     A row is {"kind": "train" | "validation", "step": int, name: value, ...}. A training that
     resumes at a step continues after it: rows of later steps, which will be written again, go.
+
+    Of several processes one keeps the journal; those of the others write nothing.
     """
 
-    def __init__(self, workdir: str | os.PathLike, step: int):
+    def __init__(self, workdir: str | os.PathLike, step: int, *, keeps: bool = True):
         self._folder = epath.Path(workdir)
         self._file = self._folder / "metrics.jsonl"
+        self._keeps, self.rows = keeps, []
+        if not keeps:
+            return
         self.rows = [row for row in read_rows(self._file) if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        self._file.write_text(text)
+        self._file.write_text(_lines(self.rows))
         self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Adds a row to the file and its values to TensorBoard."""
+        if not self._keeps:
+            return
         row = {"kind": kind, "step": step} | {k: float(v) for k, v in values.items()}
         self.rows.append(row)
-        with self._file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        if "://" in os.fspath(self._file):  # in a bucket files cannot grow
+            self._file.write_text(_lines(self.rows))
+        else:
+            with self._file.open("a") as file:
+                file.write(_lines([row]))
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", float(value), step)
 
@@ -57,7 +66,12 @@ class Journal:
             plot_curves(self.rows, file)
 
     def close(self) -> None:
-        self._board.close()
+        if self._keeps:
+            self._board.close()
+
+
+def _lines(rows: list[Row]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def read_rows(path: str | os.PathLike) -> list[Row]:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,11 +27,14 @@ from oclr_jax.checkpoints.weights import WeightsInfo, load_weights, save_weights
 from oclr_jax.errors import UserError
 from oclr_jax.models.oclr import OCLR, OCLRConfig, param_count
 from oclr_jax.ops.losses import LossWeights
+from oclr_jax.train.devices import Devices, add_up, is_lead, on_this_process, open_devices
 from oclr_jax.train.journal import Journal
+from oclr_jax.train.profiling import StepTrace
 from oclr_jax.train.schedule import OptimizerConfig, learning_rate, make_optimizer
 from oclr_jax.train.state import TrainState, init_params, init_state
-from oclr_jax.train.step import make_eval_step, make_train_step, means
+from oclr_jax.train.step import SUMS, make_eval_step, make_train_step, means
 from oclr_jax.train.strips import image_strip
+from oclr_jax.train.utilisation import machine_use, training_flops
 from oclr_jax.types import Batch
 
 # Card of the weights that a training started from, in its workdir.
@@ -43,9 +45,11 @@ ORIGIN = "started_from.json"
 class Data:
     """What the loop trains on, and what the exported weights record of it.
 
-    batches: from a step on, the batches of that step and of all later ones: the position in the
-      data is the step, so that a resumed training sees what the uninterrupted one does.
-    validation: one pass over the validation clips, a clip per batch.
+    batches: from a step on, this process's part of the batches of that step and of all later ones:
+      the position in the data is the step, so that a resumed training sees what the uninterrupted
+      one does. The parts of all processes, in their order, are the whole batch.
+    validation: one pass over this process's validation clips, a clip per batch: the first has clips
+      0, n, 2n, ... of n processes, and so on.
     version: of the training data.
     flow: settings of the estimator whose flow the data holds.
     """
@@ -65,9 +69,17 @@ def model_config(config: ConfigDict) -> OCLRConfig:
 
 
 def train(
-    config: ConfigDict, workdir: str | os.PathLike, data: Data, *, command: str = ""
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    data: Data,
+    *,
+    command: str = "",
+    profile: bool = False,
 ) -> TrainState:
     """Trains, from the newest state in `workdir` if there is one.
+
+    Runs on all devices of all processes, each of which calls this; `config.parallel` says how. The
+    states are written by all, everything else by the first process alone.
 
     Writes into `workdir`: `checkpoints/`, `config.json`, `metrics.jsonl`, `tensorboard/`,
     `curves.png`, and after each evaluation `weights.safetensors`, with `weights_best.safetensors`
@@ -77,13 +89,16 @@ def train(
       config: as configs/oclr_flow.py makes it.
       data: training and validation batches.
       command: how this training was started, for the card of the weights.
+      profile: trace a few steps into `workdir/profile` (see `oclr_jax.train.profiling`).
 
     Returns:
       the last state; its step is below `config.steps` where an interrupt ended the training early.
 
     Raises:
-      UserError: the loss is not finite, or the state in `workdir` does not fit the configuration.
+      UserError: the loss is not finite, the state in `workdir` does not fit the configuration, or
+        the batch does not fit the devices.
     """
+    devices = open_devices(config.parallel, config.batch_size, config.accumulate)
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     model = OCLR(model_config(config))
@@ -91,26 +106,40 @@ def train(
     optimizer_config = OptimizerConfig(**config.optimizer)
     optimizer = make_optimizer(optimizer_config, config.steps)
     states = TrainStates(workdir / "checkpoints", config.keep_checkpoints)
-    state = _first_state(config, model, optimizer, states, workdir / ORIGIN)
-    step = make_train_step(model, weights, optimizer, seed=config.seed, ema_decay=config.ema_decay)
+    state = _first_state(config, model, optimizer, states, workdir / ORIGIN, devices)
+    step = make_train_step(
+        model,
+        weights,
+        optimizer,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
+        axis_name=devices.axis_name,
+    )
     run = _Run(
         config=config,
         workdir=workdir,
         data=data,
         command=command,
         model=model,
+        devices=devices,
         states=states,
-        journal=Journal(workdir, int(state.step)),
+        journal=Journal(workdir, int(state.step), keeps=is_lead()),
         rate=learning_rate(optimizer_config, config.steps),
-        train_step=jax.jit(step, donate_argnums=0),
+        train_step=devices.compile(step),
         eval_step=jax.jit(make_eval_step(model, weights)),
+        flops=training_flops(model, config.batch_size),
+        trace=StepTrace(workdir / "profile") if profile and is_lead() else None,
     )
-    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
+    if is_lead():
+        (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
     try:
         return run.to_the_end(state)
     finally:
         run.journal.close()
         states.close()
+        if run.trace:
+            run.trace.close()
 
 
 def _first_state(
@@ -119,6 +148,7 @@ def _first_state(
     optimizer: Any,
     states: TrainStates,
     origin: epath.Path,
+    devices: Devices,
 ):
     """The newest saved state, or that before the first step.
 
@@ -129,7 +159,7 @@ def _first_state(
     if latest is None and config.init_weights:
         params = _warm_start(params, config.init_weights, origin)
     # Placed as a restored state is, so that a resumed training runs the program compiled before.
-    state = jax.device_put(init_state(params, optimizer, config.ema_decay > 0), jax.devices()[0])
+    state = devices.replicate(init_state(params, optimizer, config.ema_decay > 0))
     return state if latest is None else states.restore(latest, state)
 
 
@@ -148,9 +178,16 @@ def _warm_start(params: Any, path: str, origin: epath.Path) -> Any:
     }
     new = sorted(ours.keys() - shared)
     if new:
-        tqdm.write(f"{len(shared)} parameters come from {path}, {len(new)} start random: {new}")
-    origin.write_text(json.dumps({"weights": info.name, "random": new, **info.card}, indent=2))
+        _say(f"{len(shared)} parameters come from {path}, {len(new)} start random: {new}")
+    if is_lead():
+        origin.write_text(json.dumps({"weights": info.name, "random": new, **info.card}, indent=2))
     return unflatten_dict(ours | shared, sep="/")
+
+
+def _say(text: str) -> None:
+    """Prints a line, once for all processes."""
+    if is_lead():
+        tqdm.write(text)
 
 
 @contextmanager
@@ -183,26 +220,34 @@ class _Run:
     data: Data
     command: str
     model: nn.Module
+    devices: Devices
     states: TrainStates
     journal: Journal
     rate: Callable
     train_step: Callable
     eval_step: Callable
+    flops: int  # of convolutions and matrix products, in a training step
+    trace: StepTrace | None
 
     def to_the_end(self, state: TrainState) -> TrainState:
         """Steps until `config.steps` or Ctrl-C; the last state is saved and, at the end, scored."""
         config, start = self.config, int(state.step)
-        tqdm.write(
-            f"{config.name}: {param_count(state.params):,} parameters on {jax.default_backend()}, "
+        _say(
+            f"{config.name}: {param_count(state.params):,} parameters on {self.devices}, "
             f"step {start} of {config.steps}"
         )
-        bar = tqdm(total=config.steps, initial=start, unit="step", disable=not sys.stderr.isatty())
+        shown = is_lead() and sys.stderr.isatty()
+        bar = tqdm(total=config.steps, initial=start, unit="step", disable=not shown)
         with _interrupts() as stop, bar:
-            window = _Window(start)
+            window = _Window(start, self.devices.shard)
             batches = iter(self.data.batches(start))
             batch = window.next_batch(batches) if start < config.steps else None
             for step in range(start + 1, config.steps + 1):
+                if self.trace:
+                    self.trace.before_step()
                 state, metrics = self.train_step(state, batch)
+                if self.trace:
+                    self.trace.after_step(state)
                 # The device works while the next batch is fetched and sent.
                 batch = window.next_batch(batches) if step < config.steps else None
                 window.add(step, metrics)
@@ -210,6 +255,7 @@ class _Run:
                 last = step == config.steps or stop.is_set()
                 if last or step % config.log_every == 0:
                     values = window.close() | {"learning_rate": float(self.rate(step - 1))}
+                    values |= machine_use(self.flops * values["steps_per_s"])
                     self.journal.write("train", step, values)
                     bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
                 # The last evaluation comes before the last save: with the state of the last step on
@@ -231,27 +277,38 @@ class _Run:
 
     def evaluate(self, step: int, state: TrainState) -> None:
         """Scores the validation clips, and writes strip, curves and weights."""
-        limit = self.config.validation_clips or None
-        params, sums, began = state.best_params, {}, time.monotonic()
-        for index, batch in enumerate(itertools.islice(self.data.validation(), limit)):
+        # Every process scores its own clips, on one of its devices.
+        params, began = on_this_process(state.best_params), time.monotonic()
+        sums = dict.fromkeys(SUMS, 0.0)
+        for index, batch in enumerate(itertools.islice(self.data.validation(), self.own_clips)):
             clip_sums, masks = self.eval_step(params, batch)
             for name, value in clip_sums.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-            if index == 0:
+                sums[name] += float(value)
+            if index == 0 and is_lead():
                 strip = image_strip(batch, jax.tree.map(np.asarray, masks))
                 self.journal.image("validation/clip", step, strip)
-        if not sums:
+        sums = add_up(sums)
+        if not sums["loss_count"]:
             raise UserError("The validation set is empty: generate one, or choose another.")
-        scores = means(sums)
+        if is_lead():
+            self.report(step, params, means(sums) | {"seconds": time.monotonic() - began})
+
+    @property
+    def own_clips(self) -> int | None:
+        """How many of the first `validation_clips` clips are this process's; None: all it has."""
+        limit = self.config.validation_clips
+        return len(range(jax.process_index(), limit, jax.process_count())) if limit else None
+
+    def report(self, step: int, params: Any, scores: dict[str, float]) -> None:
+        """Writes what an evaluation found, and the weights."""
         best = self.journal.best("modal_j")
-        scores["seconds"] = time.monotonic() - began
         self.journal.write("validation", step, scores)
         self.journal.plot()
         self.export("weights.safetensors", step, params, scores)
         if scores.get("modal_j", -math.inf) > best:
             self.export("weights_best.safetensors", step, params, scores)
         text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        tqdm.write(f"step {step}: {text}")
+        _say(f"step {step}: {text}")
 
     def export(self, filename: str, step: int, params: Any, scores: dict[str, float]) -> None:
         """Writes self-describing weights; precision and memory switches of training stay here."""
@@ -273,7 +330,8 @@ class _Run:
             card=card,
         )
         params = jax.tree.map(np.asarray, params)
-        save_weights(Path(self.workdir / filename), params, info, dtype=self.config.export_dtype)
+        path = os.fspath(self.workdir / filename)
+        save_weights(path, params, info, dtype=self.config.export_dtype)
 
 
 class _Window:
@@ -283,19 +341,20 @@ class _Window:
     for the host.
     """
 
-    def __init__(self, step: int):
+    def __init__(self, step: int, place: Callable[[Batch], dict[str, jax.Array]]):
+        self._place = place
         self._step, self._unchecked, self._metrics, self._wait = step, None, [], 0.0
         self._began = time.monotonic()
 
     def next_batch(self, batches: Iterator[Batch]) -> Batch:
-        """Takes the next batch and starts sending it to the device."""
+        """Takes the next batch and starts sending it to the devices."""
         began = time.monotonic()
         try:
             batch = next(batches)
         except StopIteration:
             raise UserError("The training data ended before the training did.") from None
         self._wait += time.monotonic() - began
-        return jax.device_put(dict(batch))
+        return self._place(batch)
 
     def add(self, step: int, metrics: dict) -> None:
         """Notes a step that was started, and looks at the one before."""

@@ -2,19 +2,25 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
+from oclr_jax.models.oclr import OCLROutput
 from oclr_jax.ops import layering, losses, matching
 from oclr_jax.train.state import TrainState
 from oclr_jax.types import Batch
 
 Metrics = dict[str, Float[Array, ""]]
+
+# What the evaluation of a batch adds to: each score's sum, and how many it is the sum of.
+SCORES = ("loss", "modal_j", "amodal_j", "order_accuracy")
+SUMS = tuple(f"{score}_{part}" for score in SCORES for part in ("sum", "count"))
 
 
 def make_train_step(
@@ -24,33 +30,68 @@ def make_train_step(
     *,
     seed: int,
     ema_decay: float = 0.0,
+    accumulate: int = 1,
+    axis_name: str | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A pure function (state, batch) -> (next state, metrics), not yet compiled.
 
-    Its dropout key is the seed's with the step folded in, so that a resumed training draws what the
-    uninterrupted one does. The metrics are the loss, its terms, the gradient's norm before it is
-    clipped (finite exactly where the step can be trusted), and two signs that the transformer is
-    alive: `token_spread`, by how much the encoder's tokens of a batch differ (standard deviation, 1
-    at best), and `live_maps`, the share of the attention maps above 0. Both go to 0 where it gives
-    every clip the same.
+    However the clips of a batch are spread, the step is that of the whole batch to rounding: the
+    boundary term is divided by the band pixels of all clips, and each clip has a dropout key of its
+    own, the seed's with the step and the clip's place in the batch folded in. So a resumed training
+    draws what the uninterrupted one does, on any number of devices.
+
+    The metrics are the loss, its terms, the gradient's norm before it is clipped (finite exactly
+    where the step can be trusted), and two signs that the transformer is alive: `token_spread`, by
+    how much the encoder's tokens of a batch differ (standard deviation, 1 at best), and
+    `live_maps`, the share of the attention maps above 0. Both go to 0 where it gives every clip the
+    same.
+
+    Args:
+      accumulate: parts of the batch whose gradients are computed one after the other and averaged;
+        it divides the clips that the function is given.
+      axis_name: of the mapped axis, where the function runs under `jax.pmap` on one shard of the
+        batch for each device; None: on the whole batch.
     """
     key = jax.random.key(seed)
 
+    def mean(parts):
+        """Over the leading axis, and over the devices."""
+        parts = jax.tree.map(lambda x: x.mean(axis=0), parts)
+        return parts if axis_name is None else jax.lax.pmean(parts, axis_name)
+
+    def loss_of(params, part, band_pixels):
+        out, inside = _apply_to_clips(model, params, part["flow"], part["dropout"])
+        loss, terms = losses.layered_loss(
+            *(out.amodal_logits, out.order, part["amodal"], part["modal"], weights),
+            *(inside["query_maps"], band_pixels),
+        )
+        alive = (inside["attention_maps"] > 0).mean(dtype=jnp.float32)
+        tokens = inside["encoded"].astype(jnp.float32)
+        moments = tokens.mean(axis=(0, 1, 2, 3)), tokens.var(axis=(0, 1, 2, 3))
+        return loss, ({"loss": loss, **terms, "live_maps": alive}, moments)
+
+    def gradient(params, batch, keys):
+        """Of the mean loss, with metrics, over all parts on all devices."""
+        parts = _split({**batch, "dropout": keys}, accumulate)
+        counts = jax.vmap(lambda part: losses.boundary_band(part).sum())(parts["amodal"])
+        band_pixels = mean(counts.astype(jnp.float32))
+
+        def add(total, part):
+            grads, seen = jax.grad(loss_of, has_aux=True)(params, part, band_pixels)
+            return jax.tree.map(jnp.add, total, grads), seen
+
+        total, (metrics, moments) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+        # Averaged over the devices here, outside of what is differentiated, and once: the gradient
+        # of a mean over devices is another thing, and Adam would hide a common factor.
+        grads = mean(jax.tree.map(lambda x: x[None] / accumulate, total))
+        return grads, mean(metrics) | {"token_spread": _spread(*moments, mean)}
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        rngs = {"dropout": jax.random.fold_in(key, state.step)}
-
-        def loss_of(params):
-            out, inside = model.apply(
-                {"params": params}, batch["flow"], train=True, rngs=rngs, mutable=["intermediates"]
-            )
-            inside = {name: values[0] for name, values in inside["intermediates"].items()}
-            truth = batch["amodal"], batch["modal"]
-            loss, terms = losses.layered_loss(
-                out.amodal_logits, out.order, *truth, weights, inside["query_maps"]
-            )
-            return loss, terms | _vital_signs(inside)
-
-        (loss, terms), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        clips = batch["flow"].shape[0]
+        first = 0 if axis_name is None else clips * jax.lax.axis_index(axis_name)
+        step_key = jax.random.fold_in(key, state.step)
+        keys = jax.vmap(partial(jax.random.fold_in, step_key))(first + jnp.arange(clips))
+        grads, metrics = gradient(state.params, batch, keys)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = TrainState(
@@ -59,16 +100,43 @@ def make_train_step(
             opt_state=opt_state,
             average=_moved_average(state, params, ema_decay),
         )
-        return state, {"loss": loss, **terms, "grad_norm": optax.tree.norm(grads)}
+        return state, metrics | {"grad_norm": optax.tree.norm(grads)}
 
     return step
 
 
-def _vital_signs(inside: dict[str, Array]) -> Metrics:
-    """See `make_train_step`; from the model's intermediates."""
-    tokens, maps = inside["encoded"], inside["attention_maps"]
-    spread = jnp.std(tokens.astype(jnp.float32), axis=(0, 1, 2, 3)).mean()
-    return {"token_spread": spread, "live_maps": (maps > 0).mean(dtype=jnp.float32)}
+def _apply_to_clips(
+    model: nn.Module, params: Any, flow: Float[Array, "b t h w c"], keys: Key[Array, "b"]
+) -> tuple[OCLROutput, dict[str, Array]]:
+    """The model's output and its intermediates, dropout drawn for each clip from its own key."""
+
+    def apply(flow, key):
+        out, inside = model.apply(
+            {"params": params},
+            flow[None],
+            train=True,
+            rngs={"dropout": key},
+            mutable=["intermediates"],
+        )
+        inside = {name: values[0] for name, values in inside["intermediates"].items()}
+        return jax.tree.map(lambda x: x[0], (out, inside))
+
+    return jax.vmap(apply)(flow, keys)
+
+
+def _split(batch: Any, parts: int) -> Any:
+    """Leading axis `b` to `parts b/parts`; part i has clips i, i + parts, ...
+
+    So each part has clips of every device, and no clip moves to another one.
+    """
+    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+
+
+def _spread(
+    means: Float[Array, "parts c"], variances: Float[Array, "parts c"], mean: Callable
+) -> Float[Array, ""]:
+    """Standard deviation of tokens over the batch, mean over channels, from those of its parts."""
+    return jnp.sqrt(mean(variances + jnp.square(means - mean(means)))).mean()
 
 
 def _moved_average(state: TrainState, params: Any, decay: float) -> Any:

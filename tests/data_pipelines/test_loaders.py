@@ -125,6 +125,45 @@ def test_a_batch_depends_on_seed_and_step_alone(tiny_directory, workers):
     batches.close()
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_process_reads_its_part_of_the_batch_and_no_more(tiny_directory, monkeypatch, count):
+    whole = load(tiny_directory, batch_size=6)
+    read = []
+    stored = Sequences.__getitem__
+    for step in (0, 1, 5):
+        expected = whole[step]
+        monkeypatch.setattr(Sequences, "__getitem__", lambda *a: read.append(a[1]) or stored(*a))
+        parts = []
+        for index in range(count):
+            own = {"process_index": index, "process_count": count}
+            parts.append(load(tiny_directory, batch_size=6 // count, **own)[step])
+        monkeypatch.undo()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), values)
+        assert len(read) == 6
+        read.clear()
+
+
+def test_each_process_validates_on_clips_of_its_own(tiny_directory):
+    whole = list(load(tiny_directory, train=False, batch_size=1))
+    for count in (2, len(whole) + 1):
+        for index in range(count):
+            own = {"process_index": index, "process_count": count}
+            loader = load(tiny_directory, train=False, batch_size=1, **own)
+            parts = list(loader)
+            assert len(loader) == len(parts) == len(whole[index::count])
+            for part, expected in zip(parts, whole[index::count], strict=True):
+                assert_same(part, expected)
+
+
+def test_an_online_batch_is_the_same_for_any_number_of_processes(recipe):
+    parts = [
+        online(recipe, batch_size=1, process_index=index, process_count=2)[3] for index in range(2)
+    ]
+    for name, values in online(recipe)[3].items():
+        np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), values)
+
+
 def test_other_seeds_and_steps_give_other_batches(tiny_directory):
     loader = load(tiny_directory)
     assert differ(loader[0], load(tiny_directory, seed=4)[0])

@@ -58,6 +58,36 @@ def test_amodal_and_boundary_against_float64(case):
     np.testing.assert_allclose(losses.boundary_loss(logits, amodal), expected, rtol=1e-6)
 
 
+def test_the_mean_of_the_parts_losses_is_the_loss_of_the_batch(case):
+    logits, order, amodal, modal = case
+    amodal = amodal.at[1, :, :, :, 1].set(0)  # so the clips' bands differ much in size
+    weights = losses.LossWeights(modal=0.1)
+    band = losses.boundary_band(amodal)
+    assert band[0].sum() > 1.3 * band[1].sum()
+    pixels = band.sum() / 2.0
+
+    def whole(logits):
+        return losses.layered_loss(logits, order, amodal, modal, weights)
+
+    def parts(logits):
+        cut = [
+            losses.layered_loss(
+                *(x[clip, None] for x in (logits, order, amodal, modal)),
+                weights,
+                band_pixels=pixels,
+            )
+            for clip in range(2)
+        ]
+        return jax.tree.map(lambda a, b: (a + b) / 2, *cut)
+
+    (one, terms), grads = jax.value_and_grad(whole, has_aux=True)(logits)
+    (two, their_terms), their_grads = jax.value_and_grad(parts, has_aux=True)(logits)
+    np.testing.assert_allclose(two, one, rtol=1e-6)
+    for name, value in terms.items():
+        np.testing.assert_allclose(their_terms[name], value, rtol=1e-6, err_msg=name)
+    np.testing.assert_allclose(their_grads, grads, rtol=1e-5, atol=1e-9)
+
+
 def test_order_against_float64(case):
     _, order, amodal, _ = case
     terms = []

@@ -1,6 +1,7 @@
 """The loop on moving squares: it learns, resumes bit-exactly, stops cleanly, refuses clearly."""
 
 import dataclasses
+import gzip
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from oclr_jax.checkpoints.weights import load_weights
 from oclr_jax.errors import UserError
 from oclr_jax.train.journal import read_rows
 from oclr_jax.train.loop import train
+from oclr_jax.train.profiling import SKIPPED_STEPS, TRACED_STEPS
 from tests.train.squares import squares_data
 
 
@@ -191,6 +193,16 @@ def test_weights_of_another_model_start_what_they_share(tmp_path, config, capsys
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
     assert f"{len(new)} start random: {new}" in capsys.readouterr().out
     assert json.loads((tmp_path / "second" / "started_from.json").read_text())["random"] == new
+
+
+def test_a_profile_is_written_and_the_use_of_the_machine_is_logged(tmp_path, config):
+    config.steps, config.log_every = SKIPPED_STEPS + TRACED_STEPS + 2, 5
+    train(config, tmp_path, squares_data(config), profile=True)
+    (trace,) = (tmp_path / "profile").rglob("perfetto_trace.json.gz")
+    assert gzip.decompress(trace.read_bytes()).startswith(b"{")
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    row = next(row for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "train")
+    assert row["tflops_per_s"] > 0 and row["peak_gib"] > 0 and 0 <= row["data_wait"] <= 1
 
 
 def test_data_that_ends_is_an_error(tmp_path, config):

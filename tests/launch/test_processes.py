@@ -1,0 +1,115 @@
+"""Two processes of two devices each train together; others, and other numbers of them, go on."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oclr_jax.checkpoints.weights import load_weights
+from oclr_jax.train.journal import read_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 600  # seconds; far more than it takes
+STEPS = 6  # the first half by one training, the second by another
+
+
+def train(workdir: Path, data_dir: Path, steps: int, *, processes: int, devices: int, **fields):
+    """Runs the training command in processes of their own; its outputs, by process."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    fields |= {
+        "data.dir": data_dir,
+        "model.channels": "(4, 8)",
+        "batch_size": 4,
+        "steps": steps,
+        "log_every": 1,
+        "checkpoint_every": 3,
+        "evaluate_every": 3,
+        "validation_clips": 3,
+        "export_dtype": "float32",
+    }
+    command = [sys.executable, "launch/train.py", "--config=configs/oclr_flow.py:tiny"]
+    command += [f"--workdir={workdir}"] + [f"--config.{n}={v}" for n, v in fields.items()]
+    started = []
+    for index in range(processes):
+        others = [f"--coordinator=localhost:{port}", f"--processes={processes}"]
+        others += [f"--process_id={index}"]
+        started.append(
+            subprocess.Popen(
+                command + (others if processes > 1 else []),
+                cwd=ROOT,
+                env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        outputs = [process.communicate(timeout=PATIENCE) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * processes, outputs
+    return [output for output, _ in outputs]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, data_dir) -> Path:
+    """The workdir of an uninterrupted training on one device."""
+    workdir = tmp_path_factory.mktemp("straight")
+    train(workdir, data_dir, STEPS, processes=1, devices=1)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory, data_dir) -> tuple[Path, list[str]]:
+    """The workdir, and what was printed, of the first half on two processes of two devices."""
+    workdir = tmp_path_factory.mktemp("half")
+    return workdir, train(workdir, data_dir, STEPS // 2, processes=2, devices=2)
+
+
+def assert_agree(workdir: Path, straight: Path, kinds: set[str]) -> None:
+    """Losses and scores to 1e-4, the gradients' norms to 1e-3, the parameters to 1e-4."""
+    rows, expected = (read_rows(folder / "metrics.jsonl") for folder in (workdir, straight))
+    expected = expected[: len(rows)]
+    assert {row["kind"] for row in rows} == kinds
+    for row, wanted in zip(rows, expected, strict=True):
+        assert (row["kind"], row["step"]) == (wanted["kind"], wanted["step"])
+        for name in {"loss", "bce", "boundary", "modal_j", "amodal_j"} & wanted.keys():
+            np.testing.assert_allclose(row[name], wanted[name], rtol=1e-4, err_msg=f"{name} {row}")
+        if "grad_norm" in wanted:
+            np.testing.assert_allclose(row["grad_norm"], wanted["grad_norm"], rtol=1e-3)
+
+
+def test_two_processes_train_as_one(half, straight):
+    workdir, outputs = half
+    assert "4 cpu devices (jit), step 0 of 3" in outputs[0]
+    assert outputs[1] == ""  # one prints, logs and exports for all
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["3"]
+    assert_agree(workdir, straight, {"train", "validation"})
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "parallel"), [(1, 1, "jit"), (1, 4, "jit"), (2, 2, "pmap")]
+)
+def test_others_go_on_where_two_processes_stopped(
+    tmp_path, data_dir, half, straight, processes, devices, parallel
+):
+    workdir = tmp_path / "half"
+    shutil.copytree(half[0], workdir)
+    train(workdir, data_dir, STEPS, processes=processes, devices=devices, parallel=parallel)
+    assert_agree(workdir, straight, {"train", "validation"})
+    ours, theirs = (load_weights(w / "weights.safetensors")[0] for w in (workdir, straight))
+    print(max_difference(ours, theirs))
+
+
+def max_difference(ours, theirs):
+    if isinstance(ours, dict):
+        return {n: max_difference(ours[n], theirs[n]) for n in ours}
+    return float(np.abs(ours - theirs).max())

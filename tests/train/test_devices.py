@@ -1,0 +1,86 @@
+"""Training on several devices: every way gives what one device gives, and mistakes are told.
+
+Each run is a program of its own, on eight simulated devices.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from oclr_jax.errors import UserError
+from oclr_jax.train import devices
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+    """What each way of ten_steps.py gave: metrics of every step, and parameters."""
+    path = tmp_path_factory.mktemp("ten_steps") / "given.npz"
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    command = [sys.executable, "tests/train/ten_steps.py", path]
+    out = subprocess.run(command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    given = {}
+    for name, value in np.load(path).items():
+        way, name = name.split(":")
+        given.setdefault(way, {})[name] = value
+    return given
+
+
+@pytest.mark.parametrize("way", ["jit", "pmap", "jit_accumulated", "pmap_accumulated"])
+def test_ten_steps_are_those_of_one_device(given, way):
+    """Metrics, the gradient's norm among them, to 1e-5, and parameters to 1e-6.
+
+    A gradient that is summed over the devices, or not averaged, or taken of an average, and a
+    boundary term that is divided by a device's own pixels, are all off by far more.
+    """
+    one, ours = given["one"], given[way]
+    assert one.keys() == ours.keys()
+    assert {"metrics/loss", "metrics/grad_norm", "metrics/boundary"} < one.keys()
+    assert one["metrics/loss"][-1] < 0.9 * one["metrics/loss"][0]
+    for name, value in one.items():
+        tolerance = {"rtol": 1e-5} if name.startswith("metrics/") else {"rtol": 0, "atol": 1e-6}
+        np.testing.assert_allclose(ours[name], value, err_msg=name, **tolerance)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "batch_size", "accumulate", "words"),
+    [
+        ("jit", 12, 1, "12 clips cannot be split evenly among 8 devices; .* multiple of 8"),
+        ("pmap", 8, 2, "among 8 devices x accumulate 2; .* multiple of 16"),
+        ("jit", 8, 0, "multiple of 8"),
+        ("xmap", 8, 1, "no parallel='xmap'; choose one of jit, pmap"),
+    ],
+)
+def test_what_does_not_fit_the_devices_is_told(
+    monkeypatch, parallel, batch_size, accumulate, words
+):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.raises(UserError, match=words):
+        devices.open_devices(parallel, batch_size, accumulate)
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "16"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_ML_PLATFORM": "JAX"}, True),
+    ],
+)
+def test_the_environment_says_whether_there_are_others(environment, several):
+    assert devices.started_as_one_of_several(environment) == several
+
+
+@pytest.mark.parametrize("given", [("host:1", None, None), ("host:1", 2, 2), (None, 2, 0)])
+def test_a_process_that_is_half_described_is_refused(given):
+    with pytest.raises(UserError, match="need all of --coordinator"):
+        devices.join_processes(*given)
