@@ -51,6 +51,13 @@ class LossWeights:
             raise UserError(f"loss.supervision is {self.supervision!r}; choose amodal or modal.")
 
 
+def supervised_masks(
+    amodal: UInt8[Array, "*s"], modal: UInt8[Array, "*s"], weights: LossWeights
+) -> UInt8[Array, "*s"]:
+    """The ground truth that the model's amodal masks learn from."""
+    return amodal if weights.supervision == "amodal" else modal
+
+
 def cross_entropy(logits: Float[Array, "*s"], targets: Array) -> Float[Array, "*s"]:
     """Binary cross-entropy of every logit with its 0/1 target, in the overflow-free form."""
     targets = targets.astype(logits.dtype)
@@ -224,7 +231,7 @@ def layered_loss(
     amodal_logits = amodal_logits.astype(jnp.float32)
     order = order.astype(jnp.float32)
     order = order[:, None] if order.ndim == 2 else order
-    amodal = amodal if weights.supervision == "amodal" else modal
+    amodal = supervised_masks(amodal, modal, weights)
     fits = shares = None
     if weights.query:
         fits = query_logits(query_maps)

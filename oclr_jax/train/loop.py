@@ -29,11 +29,13 @@ from oclr_jax.models.oclr import OCLR, OCLRConfig, param_count
 from oclr_jax.ops.losses import LossWeights
 from oclr_jax.train.devices import Devices, add_up, is_lead, on_this_process, open_devices
 from oclr_jax.train.journal import Journal
+from oclr_jax.train.page import RunPage
+from oclr_jax.train.phases import Phases
 from oclr_jax.train.profiling import StepTrace
 from oclr_jax.train.schedule import OptimizerConfig, learning_rate, make_optimizer
 from oclr_jax.train.state import TrainState, init_params, init_state
 from oclr_jax.train.step import SUMS, make_eval_step, make_train_step, means
-from oclr_jax.train.strips import image_strip
+from oclr_jax.train.strips import drawn_steps, image_strip, read_strip, write_strip
 from oclr_jax.train.utilisation import machine_use, training_flops
 from oclr_jax.types import Batch
 
@@ -82,8 +84,9 @@ def train(
     states are written by all, everything else by the first process alone.
 
     Writes into `workdir`: `checkpoints/`, `config.json`, `metrics.jsonl`, `tensorboard/`,
-    `curves.png`, and after each evaluation `weights.safetensors`, with `weights_best.safetensors`
-    of the best modal J so far; `started_from.json` where the training starts from other weights.
+    `strips/`, `curves.png`, the page `report.html`, and after each evaluation
+    `weights.safetensors`, with `weights_best.safetensors` of the best modal J so far;
+    `started_from.json` where the training starts from other weights.
 
     Args:
       config: as configs/oclr_flow.py makes it.
@@ -130,6 +133,8 @@ def train(
         eval_step=jax.jit(make_eval_step(model, weights)),
         flops=training_flops(model, config.batch_size),
         trace=StepTrace(workdir / "profile") if profile and is_lead() else None,
+        page=RunPage(config, workdir, command),
+        phases=Phases(),
     )
     if is_lead():
         (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
@@ -228,6 +233,8 @@ class _Run:
     eval_step: Callable
     flops: int  # of convolutions and matrix products, in a training step
     trace: StepTrace | None
+    page: RunPage
+    phases: Phases
 
     def to_the_end(self, state: TrainState) -> TrainState:
         """Steps until `config.steps` or Ctrl-C; the last state is saved and, at the end, scored."""
@@ -245,7 +252,8 @@ class _Run:
             for step in range(start + 1, config.steps + 1):
                 if self.trace:
                     self.trace.before_step()
-                state, metrics = self.train_step(state, batch)
+                with self.phases.time("compile", when=step == start + 1):
+                    state, metrics = self.train_step(state, batch)
                 if self.trace:
                     self.trace.after_step(state)
                 # The device works while the next batch is fetched and sent.
@@ -254,7 +262,8 @@ class _Run:
                 bar.update()
                 last = step == config.steps or stop.is_set()
                 if last or step % config.log_every == 0:
-                    values = window.close() | {"learning_rate": float(self.rate(step - 1))}
+                    values = window.close() | self.phases.take()
+                    values["learning_rate"] = float(self.rate(step - 1))
                     values |= machine_use(self.flops * values["steps_per_s"])
                     self.journal.write("train", step, values)
                     bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
@@ -262,21 +271,24 @@ class _Run:
                 # disk, all that a training leaves is there.
                 if step % config.evaluate_every == 0 or step == config.steps:
                     window.check()
-                    with window.paused():
+                    with self.phases.time("evaluation"), window.paused():
                         self.evaluate(step, state)
                 if last or step % config.checkpoint_every == 0:
                     window.check()
-                    self.states.save(step, state)
+                    with self.phases.time("checkpoint"):
+                        self.states.save(step, state)
                 # Not `stop`: Ctrl-C may have come since, and this step was not saved.
                 if last:
                     break
             close = getattr(batches, "close", None)
             if close:
                 close()
+        if is_lead():
+            self.page.write(int(state.step), self.journal, self.phases)
         return state
 
     def evaluate(self, step: int, state: TrainState) -> None:
-        """Scores the validation clips, and writes strip, curves and weights."""
+        """Scores the validation clips, and writes strips, curves, page and weights."""
         # Every process scores its own clips, on one of its devices.
         params, began = on_this_process(state.best_params), time.monotonic()
         sums = dict.fromkeys(SUMS, 0.0)
@@ -284,9 +296,11 @@ class _Run:
             clip_sums, masks = self.eval_step(params, batch)
             for name, value in clip_sums.items():
                 sums[name] += float(value)
-            if index == 0 and is_lead():
+            clip = jax.process_index() + index * jax.process_count()
+            if clip in self.config.strips:
                 strip = image_strip(batch, jax.tree.map(np.asarray, masks))
-                self.journal.image("validation/clip", step, strip)
+                write_strip(self.workdir, clip, step, strip)
+        # Every process has drawn its strips when the sums of all are there.
         sums = add_up(sums)
         if not sums["loss_count"]:
             raise UserError("The validation set is empty: generate one, or choose another.")
@@ -303,7 +317,11 @@ class _Run:
         """Writes what an evaluation found, and the weights."""
         best = self.journal.best("modal_j")
         self.journal.write("validation", step, scores)
-        self.journal.plot()
+        for clip in self.config.strips:
+            if step in drawn_steps(self.workdir, clip):
+                strip = read_strip(self.workdir, clip, step)
+                self.journal.image(f"validation/clip_{clip}", step, strip)
+        self.page.write(step, self.journal, self.phases)
         self.export("weights.safetensors", step, params, scores)
         if scores.get("modal_j", -math.inf) > best:
             self.export("weights_best.safetensors", step, params, scores)
@@ -382,6 +400,7 @@ class _Window:
         values = {n: float(np.mean([m[n] for m in self._metrics])) for n in self._metrics[0]}
         seconds = time.monotonic() - self._began
         values |= {"steps_per_s": count / seconds, "data_wait": self._wait / seconds}
+        values |= {"seconds": seconds, "seconds_data_wait": self._wait}
         self._metrics, self._began, self._wait = [], time.monotonic(), 0.0
         return values
 
