@@ -83,14 +83,11 @@ def load_segmenter(weights: str | os.PathLike | None = None) -> Segmenter:
     return Segmenter(jax.device_put(params), info, make_predict_fn(OCLR(config)))
 
 
-def open_source(
-    flow: str | os.PathLike | None, info: WeightsInfo, clip: Clip
-) -> PairEstimator | FlowFolder:
-    """Where a clip's flow comes from: an estimator by name, RAFT as `raft:FILE` with its weights, a
-    folder of .flo files, or, for None, the estimator with which the weights were trained.
+def open_estimator(flow: str | os.PathLike | None, info: WeightsInfo) -> PairEstimator | None:
+    """The estimator of that name, RAFT as `raft:FILE` with its weights, or, for None, the one with
+    which the weights were trained; None where `flow` names no estimator.
 
-    A named estimator takes the weights' settings where they are of that estimator. Raises UserError
-    for a name that is neither, and for a folder that does not match the clip.
+    A named estimator takes the weights' settings where they are of that estimator.
     """
     if isinstance(flow, str) and flow.startswith("raft:"):
         return open_raft(flow.removeprefix("raft:"))
@@ -98,8 +95,19 @@ def open_source(
         return open_raft(**info.flow)
     if flow is None or flow == info.flow.get("estimator"):
         return make_estimator(info.flow)
-    if flow in ESTIMATORS:
-        return make_estimator({"estimator": flow})
+    return make_estimator({"estimator": flow}) if flow in ESTIMATORS else None
+
+
+def open_source(
+    flow: str | os.PathLike | None, info: WeightsInfo, clip: Clip
+) -> PairEstimator | FlowFolder:
+    """Where a clip's flow comes from: what `open_estimator` gives, or a folder of .flo files.
+
+    Raises UserError for a name that is neither, and for a folder that does not match the clip.
+    """
+    estimator = open_estimator(flow, info)
+    if estimator is not None:
+        return estimator
     if not os.path.exists(flow):
         raise UserError(
             f"There is no flow estimator and no flow folder {os.fspath(flow)!r}; choose one of "

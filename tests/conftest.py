@@ -30,3 +30,25 @@ def shared_dir() -> Path:
     if not path.is_dir():
         pytest.skip("needs the folder of reference data beside the checkout, which is not here")
     return path
+
+
+@pytest.fixture(scope="session")
+def raft_weights(tmp_path_factory) -> Path:
+    """A file of RAFT-small that knows nothing."""
+    # Here and not above: what is imported before the hook is not checked.
+    import numpy as np
+
+    from oclr_jax.checkpoints.flow_weights import (
+        FlowWeightsInfo,
+        expected_flow_shapes,
+        save_flow_weights,
+    )
+    from oclr_jax.checkpoints.parameters import unflatten
+    from oclr_jax.models.raft import RAFTConfig
+
+    config, rng = RAFTConfig(small=True), np.random.default_rng(0)
+    shapes = expected_flow_shapes(config)
+    flat = {name: 0.05 * rng.standard_normal(shapes[name], np.float32) for name in shapes}
+    path = tmp_path_factory.mktemp("raft") / "small.safetensors"
+    save_flow_weights(path, unflatten(flat), FlowWeightsInfo(config, "small"))
+    return path

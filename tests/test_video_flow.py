@@ -1,7 +1,5 @@
 """`oclr flow`: files that `--flow FOLDER` reads, pictures, the check, and bad input."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -25,22 +23,6 @@ STEMS = ["0", "1", "2", "3"]
 @pytest.fixture
 def clip(tmp_path):
     return write_frames(tmp_path / "clip", moving_clip(4))
-
-
-@pytest.fixture(scope="module")
-def raft_weights(tmp_path_factory) -> Path:
-    """RAFT-small that knows nothing."""
-    config = RAFTConfig(small=True)
-    rng = np.random.default_rng(0)
-    variables = unflatten(
-        {
-            k: 0.05 * rng.standard_normal(s, np.float32)
-            for k, s in expected_flow_shapes(config).items()
-        }
-    )
-    path = tmp_path_factory.mktemp("raft") / "small.safetensors"
-    save_flow_weights(path, variables, FlowWeightsInfo(config, "small"))
-    return path
 
 
 def test_the_folder_is_what_the_flow_option_reads(clip, tmp_path):

@@ -1,21 +1,20 @@
 """Weights of learned optical flow: their file, and where they are found."""
 
 import hashlib
-import json
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from oclr_jax.checkpoints.description import FORMAT_VERSION, Description
 from oclr_jax.checkpoints.parameters import describe_mismatch, flatten, unflatten
 from oclr_jax.checkpoints.weights import read_arrays, write_arrays
 from oclr_jax.errors import UserError
 from oclr_jax.models.raft import MIN_SIDE, RAFT, RAFTConfig
 
-FORMAT_VERSION = 1
 METADATA_KEY = "oclr_jax_flow"
 # Released weights that stand for an estimator where none are named, and the SHA-256 of the released
 # file where it is known.
@@ -25,7 +24,7 @@ RELEASE_PAGE = "https://github.com/princeton-vl/RAFT"
 
 
 @dataclass(frozen=True)
-class FlowWeightsInfo:
+class FlowWeightsInfo(Description):
     """What the weights are; using them needs no config file.
 
     model: which RAFT.
@@ -38,26 +37,6 @@ class FlowWeightsInfo:
     name: str
     card: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
-
-    def to_json(self) -> str:
-        """The fields as a JSON object."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return json.dumps(values | {"model": self.model.to_dict()}, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> "FlowWeightsInfo":
-        """Inverse of `to_json`; raises ValueError where the text is not such an object."""
-        values = json.loads(text)
-        names = {item.name for item in fields(cls)}
-        if not isinstance(values, dict) or values.keys() != names:
-            raise ValueError(f"the description must have exactly the fields {sorted(names)}")
-        if values["format_version"] != FORMAT_VERSION:
-            raise ValueError(
-                f"format version {values['format_version']}, this program reads {FORMAT_VERSION}"
-            )
-        if not (isinstance(values["model"], dict) and isinstance(values["name"], str)):
-            raise ValueError("model must be dict and name str")
-        return cls(**values | {"model": RAFTConfig.from_dict(values["model"])})
 
 
 def expected_flow_shapes(config: RAFTConfig) -> dict[str, tuple[int, ...]]:

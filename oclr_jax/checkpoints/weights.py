@@ -1,7 +1,6 @@
 """Model weights as one self-describing safetensors file."""
 
-import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from oclr_jax.atomic import replacing
+from oclr_jax.checkpoints.description import FORMAT_VERSION, Description
 from oclr_jax.checkpoints.parameters import describe_mismatch, flatten, unflatten
 from oclr_jax.errors import UserError
 from oclr_jax.models.oclr import OCLR, OCLRConfig
 
-FORMAT_VERSION = 1
 METADATA_KEY = "oclr_jax"
 # What the files of this package hold, by the key of their description.
 CONTENTS = {METADATA_KEY: "segmentation", "oclr_jax_flow": "optical flow"}
@@ -26,7 +25,7 @@ DTYPES = {"float16": np.float16, "float32": np.float32, "bfloat16": jnp.bfloat16
 
 
 @dataclass(frozen=True)
-class WeightsInfo:
+class WeightsInfo(Description):
     """What the weights are and what they expect of their input; using them needs no config file.
 
     model: the model's configuration, flow gaps included.
@@ -43,27 +42,6 @@ class WeightsInfo:
     name: str
     card: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
-
-    def to_json(self) -> str:
-        """The fields as a JSON object."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return json.dumps(values | {"model": self.model.to_dict()}, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> "WeightsInfo":
-        """Inverse of `to_json`; raises ValueError where the text is not such an object."""
-        values = json.loads(text)
-        names = {item.name for item in fields(cls)}
-        if not isinstance(values, dict) or values.keys() != names:
-            raise ValueError(f"the description must have exactly the fields {sorted(names)}")
-        if values["format_version"] != FORMAT_VERSION:
-            raise ValueError(
-                f"format version {values['format_version']}, this program reads {FORMAT_VERSION}"
-            )
-        for name, kind in (("model", dict), ("flow", dict), ("card", dict), ("data_version", str)):
-            if not isinstance(values[name], kind):
-                raise ValueError(f"{name} must be {kind.__name__}")
-        return cls(**values | {"model": OCLRConfig.from_dict(values["model"])})
 
 
 def expected_shapes(config: OCLRConfig) -> dict[str, tuple[int, ...]]:

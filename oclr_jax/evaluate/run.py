@@ -26,7 +26,7 @@ from oclr_jax.evaluate.scores import Record, score_sequence, summarize
 from oclr_jax.evaluate.synthetic import find_synthetic, score_synthetic, summarize_synthetic
 from oclr_jax.evaluate.table import write_csv
 from oclr_jax.evaluate.truth import read_truth
-from oclr_jax.inference import Segmenter, load_segmenter
+from oclr_jax.inference import Segmenter, load_segmenter, open_estimator
 from oclr_jax.report import sequence_strip, write_report
 from oclr_jax.video.clip import progress
 from oclr_jax.video.png import write_ids, write_png
@@ -208,11 +208,13 @@ def _settings(run: _Run, gap: int, stored: dict | None) -> dict[str, Any]:
     }
     if segmenter:
         model = segmenter.info.model
-        named = {"folder": os.fspath(run.flow)} if run.flow else segmenter.info.flow
+        if stored is None:
+            estimator = open_estimator(run.flow, segmenter.info)
+            stored = estimator.settings() if estimator else {"folder": os.fspath(run.flow)}
         values |= {
             "weights": segmenter.info.name,
             "weights_sha256": _fingerprint(segmenter),
-            "flow": stored or named,
+            "flow": stored,
             "gap": gap,
             "grid": [model.height, model.width],
             "window": model.frames,

@@ -166,7 +166,7 @@ class RAFT(nn.Module):
         if on_demand:
             pyramid = feature_pyramid(second.astype(jnp.float32), LEVELS)
         else:
-            pyramid = correlation_pyramid(first, second, LEVELS)
+            pyramid = correlation_pyramid(first, second, LEVELS, radius)
         start = jnp.stack(jnp.meshgrid(jnp.arange(w), jnp.arange(h)), axis=-1).astype(jnp.float32)
         prepared = self.update.prepare(context.context)
 

@@ -33,33 +33,48 @@ def feature_pyramid(
 
 
 def correlation_pyramid(
-    first: Float[Array, "n h w c"], second: Float[Array, "n h w c"], levels: int
+    first: Float[Array, "n h w c"], second: Float[Array, "n h w c"], levels: int, radius: int
 ) -> list[Float[Array, "n h w _p _q"]]:
     """Float32 dot products of each pixel of `first` with each of `second`, over sqrt(c).
 
-    Level l has `second` averaged over blocks of 2^l pixels; its size is rounded down.
+    Level l has `second` averaged over blocks of 2^l pixels; its size is rounded down. Around each
+    level lies a margin of zeros, wide enough for the windows of `lookup` at this radius.
     """
     scaled = first.astype(jnp.float32) / np.sqrt(first.shape[-1])
-    pairs = jnp.einsum("nhwc,npqc->nhwpq", scaled, second.astype(jnp.float32))
-    pyramid = feature_pyramid(pairs.reshape(-1, *second.shape[1:3], 1), levels)
-    return [level[..., 0].reshape(*first.shape[:3], *level.shape[1:3]) for level in pyramid]
+    margin = _margin(radius)
+    around = ((0, 0), (margin, margin), (margin, margin), (0, 0))
+    return [
+        jnp.einsum("nhwc,npqc->nhwpq", scaled, jnp.pad(level, around))
+        for level in feature_pyramid(second.astype(jnp.float32), levels)
+    ]
 
 
 def lookup(
     pyramid: list[Float[Array, "n h w _p _q"]], position: Float[Array, "n h w 2"], radius: int
 ) -> Float[Array, "n h w samples"]:
     """Windows of a stored pyramid around `position`, float32; see the top of this file."""
-    windows = []
+    margin, windows = _margin(radius), []
+
+    def window(pairs, x, y):
+        return jax.lax.dynamic_slice(pairs, (y, x), (margin, margin)).T
+
     for level, pairs in enumerate(pyramid):
-        height, width = pairs.shape[3:]
-        index, inside = _corners(position / 2**level, radius, height, width)
-        flat = pairs.reshape(*pairs.shape[:3], -1)
-        corners = jnp.take_along_axis(
-            flat, index.reshape(*index.shape[:3], -1), axis=-1, mode="promise_in_bounds"
-        )
-        corners = corners.reshape(index.shape) * inside
-        windows.append(_interpolate(corners, position / 2**level))
+        *pixels, height, width = pairs.shape
+        centre = position / 2**level
+        # A window that lies wholly outside is moved into the margin, where it is as empty.
+        start = jnp.floor(centre).astype(jnp.int32) - radius + margin
+        start = jnp.clip(start, 0, jnp.asarray([width - margin, height - margin]))
+        flat = pairs.reshape(-1, height, width), *start.reshape(-1, 2).T
+        corners = jax.vmap(window)(*flat)
+        windows.append(_interpolate(corners.reshape(*pixels, margin, margin), centre))
     return jnp.concatenate(windows, axis=-1)
+
+
+def _margin(radius: int) -> int:
+    """Pixels of a window each way: all its samples have the same fraction, so one more than they
+    are many suffices.
+    """
+    return 2 * radius + 2
 
 
 def lookup_on_demand(
@@ -97,11 +112,11 @@ def _corners(
 ) -> tuple[Int[Array, "*n k k"], Float[Array, "*n k k"]]:
     """Flat indices of the pixels around a window's samples, and 1 where they are in the map.
 
-    All samples of a window have the same fraction, so k = 2 radius + 2 pixels each way suffice.
+    k is `_margin(radius)`.
     """
     start = jnp.floor(centre).astype(jnp.int32) - radius
-    x = start[..., :1] + jnp.arange(2 * radius + 2)
-    y = start[..., 1:] + jnp.arange(2 * radius + 2)
+    x = start[..., :1] + jnp.arange(_margin(radius))
+    y = start[..., 1:] + jnp.arange(_margin(radius))
     inside = ((x >= 0) & (x < width))[..., :, None] & ((y >= 0) & (y < height))[..., None, :]
     index = jnp.clip(y, 0, height - 1)[..., None, :] * width + jnp.clip(x, 0, width - 1)[..., None]
     return index, inside.astype(jnp.float32)

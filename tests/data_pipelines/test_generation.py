@@ -120,6 +120,19 @@ def test_command_tells_where_the_dataset_is(copied, tmp_path):
     assert "another seed" in out.stderr and "Traceback" not in out.stderr
 
 
+def test_raft_estimates_the_flow_of_a_dataset(tmp_path, raft_weights):
+    command = [*COMMAND, "--config", "tiny", "--data_dir", str(tmp_path), "--processes", "1"]
+    out = subprocess.run(
+        [*command, "--flow", f"raft:{raft_weights}"], capture_output=True, text=True
+    )
+    assert out.returncode == 0, out.stderr
+    info = tfds.builder_from_directory(out.stdout.split(" is ready")[0]).info
+    assert info.metadata["flow"]["estimator"] == "raft"
+    assert info.metadata["flow"]["weights"] == raft_weights.name
+    out = subprocess.run([*command, "--flow", "raft:none"], capture_output=True, text=True)
+    assert out.returncode == 2 and "no flow weights none" in out.stderr
+
+
 def test_sources_are_looked_at_before_anything_is_rendered(tmp_path):
     images = tmp_path / "images"
     images.mkdir()

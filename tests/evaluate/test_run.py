@@ -81,6 +81,12 @@ def test_flow_from_a_folder_of_sequences(tmp_path):
     assert evaluate(root, flow=tmp_path)["sequences"] == evaluate(root)["sequences"]
 
 
+def test_flow_by_raft(tmp_path, raft_weights):
+    report = evaluate(make_dataset(tmp_path, frames=5), flow=f"raft:{raft_weights}")
+    assert report["flow"]["estimator"] == "raft"
+    assert 0 <= report["mean"]["paper"]["J"] < 0.5
+
+
 def test_a_part_of_a_long_sequence_finds_its_flow(tmp_path):
     picture = moving_clip(2)[0]
     whole = BenchmarkSequence(

@@ -65,7 +65,7 @@ def test_the_published_correlation_windows(golden):
     second = channels_last(arrays["in_image2"]) / np.float32(255)
     one = channels_last(arrays["mid_fmap1"])
     other = jax.jit(lambda v, x: model.apply(v, x, method=RAFT.features))(variables, second)
-    pyramid = correlation_pyramid(jnp.asarray(one), other, 4)
+    pyramid = correlation_pyramid(jnp.asarray(one), other, 4, config.radius)
     position = jnp.asarray(channels_last(arrays["corr_lookup_coords"]))
     windows = jax.jit(lookup, static_argnums=2)(pyramid, position, config.radius)
     np.testing.assert_allclose(windows, channels_last(arrays["corr_lookup_out"]), atol=1e-3)

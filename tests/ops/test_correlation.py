@@ -52,7 +52,7 @@ def test_windows_are_bilinear_samples_of_the_pooled_correlation(on_demand):
     if on_demand:
         windows = lookup_on_demand(first, feature_pyramid(second, LEVELS), position, RADIUS)
     else:
-        windows = lookup(correlation_pyramid(first, second, LEVELS), position, RADIUS)
+        windows = lookup(correlation_pyramid(first, second, LEVELS, RADIUS), position, RADIUS)
     for index in range(2):
         expected = reference(*(np.asarray(a[index]) for a in (first, second, position)))
         np.testing.assert_allclose(windows[index], expected, atol=1e-5)
@@ -60,7 +60,7 @@ def test_windows_are_bilinear_samples_of_the_pooled_correlation(on_demand):
 
 @jax.jit
 def both_ways(first, second, position):
-    stored = lookup(correlation_pyramid(first, second, LEVELS), position, RADIUS)
+    stored = lookup(correlation_pyramid(first, second, LEVELS, RADIUS), position, RADIUS)
     asked = lookup_on_demand(first, feature_pyramid(second, LEVELS), position, RADIUS)
     return stored, asked
 

@@ -1,0 +1,46 @@
+"""The flow loss against float64 numpy, with its gradient; sums of errors against whole means."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from oclr_jax.ops.flow_losses import MAX_FLOW, end_point_errors, sequence_loss
+from oclr_jax.ops.flow_metrics import end_point_error
+
+
+@pytest.fixture
+def flows():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(0, 3, (2, 5, 4, 2)).astype(np.float32)
+    estimates = truth + rng.normal(0, 2, (3, *truth.shape)).astype(np.float32)
+    return estimates, truth, rng.random((2, 5, 4)) < 0.7
+
+
+def test_later_steps_weigh_more(flows):
+    estimates, truth, valid = flows
+    per_step = [np.abs(each.astype(np.float64) - truth)[valid].mean() for each in estimates]
+    expected = 0.64 * per_step[0] + 0.8 * per_step[1] + per_step[2]
+    assert float(sequence_loss(*map(jnp.asarray, flows))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_unknown_and_endless_vectors_teach_nothing(flows):
+    estimates, truth, valid = flows
+    truth[0, 0, 0] = MAX_FLOW
+    valid[0, 0, 0] = True
+    gradient = np.asarray(jax.grad(sequence_loss)(*map(jnp.asarray, flows)))
+    used = valid.copy()
+    used[0, 0, 0] = False
+    assert (gradient[:, ~used] == 0).all() and (gradient[:, used] != 0).all()
+    nothing = jnp.zeros(valid.shape, bool)
+    assert float(sequence_loss(jnp.asarray(estimates), jnp.asarray(truth), nothing)) == 0
+
+
+def test_errors_add_up(flows):
+    estimates, truth, valid = flows
+    sums = end_point_errors(*map(jnp.asarray, (estimates[0], truth, valid)))
+    whole = end_point_error(estimates[0], truth, valid)
+    assert float(sums["epe"] / sums["count"]) == pytest.approx(whole, rel=1e-5)
+    distance = np.linalg.norm(estimates[0] - truth, axis=-1)[valid]
+    assert int(sums["over_1px"]) == (distance > 1).sum()
+    assert int(sums["over_3px"]) == (distance > 3).sum()
