@@ -50,7 +50,7 @@ def _paper() -> ConfigDict:
     model.gaps = (1, -1)  # flow gaps in frames
     model.compute_dtype = "auto"  # bfloat16 on GPU and TPU, float32 on CPU; or one of the two
     model.remat = False  # recompute blocks in the backward pass to save memory
-    config.init_weights = ""  # safetensors file to start from; empty: random parameters
+    config.init_weights = ""  # safetensors file or workdir to start from; empty: random parameters
 
     # Data.
     data = config.data = ConfigDict()
@@ -98,6 +98,10 @@ def _paper() -> ConfigDict:
     config.strips = (0, 1, 2, 5)
     config.checkpoint_every = 1_000  # resumable state
     config.keep_checkpoints = 3  # newest states kept
+    config.keep_best = 1  # and those of the best modal J in validation, written at evaluations
+    config.on_nonfinite = "stop"  # loss or gradient not finite: "stop", or "skip" the step
+    config.max_skips = 10  # steps that may be skipped in a row
+    config.accept_changes = False  # go on in a workdir that was begun with other settings
     config.export_dtype = "float16"  # of the exported weights
     return config
 

@@ -5,7 +5,10 @@ workers nor an interruption changes it, and to resume a training is to read on f
 of several processes makes its own part of the batch; how many there are does not change it either.
 """
 
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from functools import cached_property, partial
 from typing import Any
@@ -144,8 +147,10 @@ class Loader:
     settings: the dataset's metadata: data_version, flow (the estimator's settings), seed, scene.
     """
 
-    def __init__(self, dataset, settings: dict[str, Any], batches: int, workers: int):
+    def __init__(self, dataset, order, settings: dict[str, Any], batches: int, workers: int):
+        """`dataset` gives batches by step, `order` the numbers of the sequences in them."""
         self._dataset = dataset
+        self._order = order
         self.settings = settings
         self._batches = batches
         self._workers = workers
@@ -161,11 +166,18 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         return self.iterate()
 
+    def samples(self, step: int) -> str:
+        """The sequences that the batch of a step shows clips of, in words; nothing is read."""
+        return f"sequences {', '.join(map(str, self._order[step]))}"
+
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
         """Yields the batches from a step on, made ahead of time; endless in training.
 
         Batches are made by worker processes, or by a thread of this process where there are none;
         `close()` ends them.
+
+        Raises:
+          UserError: a sequence is broken, or a worker process died.
         """
         import grain
 
@@ -176,13 +188,38 @@ class Loader:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(
-                grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=_READY)
+                grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=_READY),
+                _live_as_long_as_parent,
             )
         batches = iter(dataset)
         try:
             yield from batches
+        except RuntimeError as error:
+            if "Worker process" not in str(error):
+                raise
+            raise UserError(
+                f"A worker process of the data died ({str(error).split('. ')[0]}), most often for "
+                "lack of memory; give the same command again, with fewer data.workers if it does."
+            ) from error
         finally:
             batches.close()
+
+
+def _live_as_long_as_parent(index: int, count: int) -> None:
+    """In a worker process: it outlives the signals that a whole group gets, but not its parent.
+
+    Ctrl-C and preemption go to all processes, and the training needs its batches until it has
+    saved; a training that was killed cannot end its workers any more.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+    def follow(parent):
+        parent.join()
+        os._exit(1)
+
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=follow, args=(parent,), daemon=True).start()
 
 
 def make_loader(
@@ -241,6 +278,8 @@ def make_loader(
             f"of {clips}; use smaller batches."
         )
     dataset = grain.MapDataset.source(sequences).seed(seed)
+    # Drawn as the sequences themselves are.
+    order = grain.MapDataset.range(len(sequences)).seed(seed)
     if train:
         make_clip = partial(
             training_clip,
@@ -250,6 +289,7 @@ def make_loader(
             augmentation=augmentation or Augmentation(),
         )
         dataset = dataset.shuffle().repeat(_ENDLESS).random_map(make_clip)
+        order = order.shuffle().repeat(_ENDLESS)
         batches = len(sequences) // clips
     else:
         make_clip = partial(validation_clip, frames=frames, grid=(height, width), gaps=tuple(gaps))
@@ -257,7 +297,8 @@ def make_loader(
         own = range(process_index, -(-len(sequences) // batch_size), process_count)
         batches = len(own)
     dataset = _batched(dataset, batch_size, process_index, process_count)
-    return Loader(dataset, settings, batches, workers)
+    order = _batched(order, batch_size, process_index, process_count)
+    return Loader(dataset, order, settings, batches, workers)
 
 
 def make_online_loader(
@@ -303,7 +344,10 @@ def make_online_loader(
     sequences = grain.MapDataset.source(OnlineSequences(recipe, flow)).seed(seed)
     clips = sequences.random_map(make_clip)
     dataset = _batched(clips, batch_size, process_index, process_count)
-    return Loader(dataset, recipe.settings(), _ENDLESS // (batch_size * process_count), workers)
+    order = grain.MapDataset.range(len(sequences))
+    order = _batched(order, batch_size, process_index, process_count)
+    batches = _ENDLESS // (batch_size * process_count)
+    return Loader(dataset, order, recipe.settings(), batches, workers)
 
 
 def _batched(clips, batch_size: int, process_index: int, process_count: int):

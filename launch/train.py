@@ -1,7 +1,8 @@
 """Trains the flow model: `python launch/train.py --config configs/oclr_flow.py --workdir DIR`.
 
 Variants follow a colon, single fields a dot: `--config configs/oclr_flow.py:small
---config.data.dir=DATA --config.steps=100`. The same command again goes on where it stopped.
+--config.data.dir=DATA --config.steps=100`. The same command again goes on where it stopped: after
+Ctrl-C (exit status 130), a preemption by SIGTERM (143), an error (2), or a crash.
 
 It runs on all devices of this machine. On several machines the same command is started on each: a
 TPU slice, SLURM and Open MPI say themselves who belongs together, others do it with
@@ -27,7 +28,9 @@ from data_pipelines.synthetic import open_sources
 from oclr_jax.errors import UserError
 from oclr_jax.flow.estimator import DIS
 from oclr_jax.train.devices import check_batch, join_processes
+from oclr_jax.train.interrupts import Stop
 from oclr_jax.train.loop import Data, train
+from oclr_jax.train.replay import replay
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:variant,variant")
@@ -36,6 +39,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the t
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several")
 PROCESSES = flags.DEFINE_integer("processes", None, "how many processes train together")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this one is, from 0")
+REPLAY = flags.DEFINE_string("replay", None, "kept batch of a step that was not finite: look again")
 
 
 def open_data(config: ConfigDict) -> Data:
@@ -62,6 +66,7 @@ def open_data(config: ConfigDict) -> Data:
         validation=validation.iterate,
         version=training.settings["data_version"],
         flow=training.settings["flow"],
+        samples=training.samples,
     )
 
 
@@ -94,7 +99,7 @@ def keep_compiled_programs() -> None:
 
 
 def main(argv: list[str]) -> int:
-    config, workdir = CONFIG.value, WORKDIR.value
+    config, workdir, stop = CONFIG.value, WORKDIR.value, Stop()
     keep_compiled_programs()
     command = shlex.join(["python", "launch/train.py", *sys.argv[1:]])
     try:
@@ -103,16 +108,19 @@ def main(argv: list[str]) -> int:
         join_processes(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
         check_batch(config.batch_size, config.accumulate)
         data = open_data(config)
-        state = train(config, workdir, data, command=command, profile=PROFILE.value)
+        if REPLAY.value:
+            print(replay(config, workdir, data, REPLAY.value))
+            return 0
+        state = train(config, workdir, data, command=command, profile=PROFILE.value, stop=stop)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"Interrupted at once; to go on from the last checkpoint: {command}", file=sys.stderr)
         return 130
-    if int(state.step) < config.steps:
+    if stop.signal is not None:
         print(f"Stopped and saved at step {int(state.step)}; to go on: {command}", file=sys.stderr)
-        return 130
+        return 128 + stop.signal
     return 0
 
 

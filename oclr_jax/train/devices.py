@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
 
 from oclr_jax.errors import UserError
 from oclr_jax.types import Batch
@@ -76,6 +77,12 @@ def started_as_one_of_several(environment: Mapping[str, str]) -> bool:
 def is_lead() -> bool:
     """Whether this is the one process that prints, logs and exports."""
     return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Prints a line above the progress bar, once for all processes."""
+    if is_lead():
+        tqdm.write(text)
 
 
 def check_batch(batch_size: int, accumulate: int) -> None:

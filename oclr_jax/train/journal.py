@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import time
 from typing import Any
 
 import matplotlib
@@ -13,7 +14,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from etils import epath
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from oclr_jax.atomic import replacing
 
 Row = dict[str, Any]
 
@@ -34,8 +39,14 @@ class Journal:
         if not keeps:
             return
         self.rows = [row for row in read_rows(self._file) if row["step"] <= step]
-        self._file.write_text(_lines(self.rows))
-        self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
+        with replacing(self._file) as unfinished:
+            unfinished.write_text(_lines(self.rows))
+        board = self._folder / "tensorboard"
+        board.mkdir(exist_ok=True)
+        # Not SummaryWriter: the thread in which it writes dies of a full disk and is waited for.
+        self._board = EventsWriter(os.fspath(board / "events"))
+        restart = SessionLog(status=SessionLog.START)
+        self._board.write_event(Event(wall_time=time.time(), step=step + 1, session_log=restart))
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Adds a row to the file and its values to TensorBoard."""
@@ -49,13 +60,18 @@ class Journal:
             with self._file.open("a") as file:
                 file.write(_lines([row]))
         for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", float(value), step)
+            self._event(step, summary.scalar(f"{kind}/{name}", float(value)))
+        self._board.flush()
 
     def image(self, name: str, step: int, png: bytes) -> None:
         """Adds an RGB picture to TensorBoard."""
         image = np.asarray(Image.open(io.BytesIO(png)))
-        self._board.add_image(name, image, step, dataformats="HWC")
+        self._event(step, summary.image(name, image, dataformats="HWC"))
         self._board.flush()
+
+    def has(self, kind: str, step: int) -> bool:
+        """Whether there is such a row of this step."""
+        return any(row["kind"] == kind and row["step"] == step for row in self.rows)
 
     def best(self, name: str) -> float:
         """The highest value so far of a validation score; -inf before the first."""
@@ -66,12 +82,16 @@ class Journal:
         """Draws `curves.png` anew; returns it."""
         png = io.BytesIO()
         plot_curves(self.rows, png)
-        (self._folder / "curves.png").write_bytes(png.getvalue())
+        with replacing(self._folder / "curves.png") as unfinished:
+            unfinished.write_bytes(png.getvalue())
         return png.getvalue()
 
     def close(self) -> None:
         if self._keeps:
             self._board.close()
+
+    def _event(self, step: int, content: Any) -> None:
+        self._board.write_event(Event(wall_time=time.time(), step=step, summary=content))
 
 
 def _lines(rows: list[Row]) -> str:

@@ -5,42 +5,39 @@ import itertools
 import json
 import math
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import linen as nn
-from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from oclr_jax.checkpoints.train_state import TrainStates
-from oclr_jax.checkpoints.weights import WeightsInfo, load_weights, save_weights
+from oclr_jax.checkpoints.weights import WeightsInfo, save_weights
 from oclr_jax.errors import UserError
 from oclr_jax.models.oclr import OCLR, OCLRConfig, param_count
 from oclr_jax.ops.losses import LossWeights
-from oclr_jax.train.devices import Devices, add_up, is_lead, on_this_process, open_devices
+from oclr_jax.train.devices import Devices, add_up, is_lead, on_this_process, open_devices, say
+from oclr_jax.train.interrupts import Stop
 from oclr_jax.train.journal import Journal
+from oclr_jax.train.nonfinite import NonFiniteSteps
 from oclr_jax.train.page import RunPage
 from oclr_jax.train.phases import Phases
 from oclr_jax.train.profiling import StepTrace
 from oclr_jax.train.schedule import OptimizerConfig, learning_rate, make_optimizer
-from oclr_jax.train.state import TrainState, init_params, init_state
+from oclr_jax.train.settings import check_no_states_lost, check_settings, keep_settings
+from oclr_jax.train.start import ORIGIN, STATES, first_state
+from oclr_jax.train.state import TrainState
 from oclr_jax.train.step import SUMS, make_eval_step, make_train_step, means
 from oclr_jax.train.strips import drawn_steps, image_strip, read_strip, write_strip
 from oclr_jax.train.utilisation import machine_use, training_flops
 from oclr_jax.types import Batch
-
-# Card of the weights that a training started from, in its workdir.
-ORIGIN = "started_from.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +51,14 @@ class Data:
       0, n, 2n, ... of n processes, and so on.
     version: of the training data.
     flow: settings of the estimator whose flow the data holds.
+    samples: what the batch of a step is made of, in words.
     """
 
     batches: Callable[[int], Iterable[Batch]]
     validation: Callable[[], Iterable[Batch]]
     version: str
     flow: dict[str, Any]
+    samples: Callable[[int], str] = lambda step: ""
 
 
 def model_config(config: ConfigDict) -> OCLRConfig:
@@ -76,12 +75,16 @@ def train(
     data: Data,
     *,
     command: str = "",
+    stop: Stop | None = None,
     profile: bool = False,
 ) -> TrainState:
     """Trains, from the newest state in `workdir` if there is one.
 
     Runs on all devices of all processes, each of which calls this; `config.parallel` says how. The
     states are written by all, everything else by the first process alone.
+
+    Ctrl-C and SIGTERM save the state and end it. A step whose loss or gradient is not finite
+    changes no parameters; `config.on_nonfinite` says whether the training goes on.
 
     Writes into `workdir`: `checkpoints/`, `config.json`, `metrics.jsonl`, `tensorboard/`,
     `strips/`, `curves.png`, the page `report.html`, and after each evaluation
@@ -92,33 +95,50 @@ def train(
       config: as configs/oclr_flow.py makes it.
       data: training and validation batches.
       command: how this training was started, for the card of the weights.
+      stop: tells afterwards which signal came.
       profile: trace a few steps into `workdir/profile` (see `oclr_jax.train.profiling`).
 
     Returns:
       the last state; its step is below `config.steps` where an interrupt ended the training early.
 
     Raises:
-      UserError: the loss is not finite, the state in `workdir` does not fit the configuration, or
-        the batch does not fit the devices.
+      UserError: the loss is not finite, the workdir was begun with other settings, its states
+        cannot be read, the batch does not fit the devices, the data fails, or something cannot be
+        written.
     """
+    try:
+        return _train(config, workdir, data, command, profile, stop or Stop())
+    except OSError as error:
+        raise UserError(
+            f"The training in {workdir} cannot write ({error}); make room there and give the same "
+            "command again: it goes on from the newest state."
+        ) from error
+
+
+def _train(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    data: Data,
+    command: str,
+    profile: bool,
+    stop: Stop,
+) -> TrainState:
+    """See `train`."""
     devices = open_devices(config.parallel, config.batch_size, config.accumulate)
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     model = OCLR(model_config(config))
-    weights = LossWeights(**config.loss)
     optimizer_config = OptimizerConfig(**config.optimizer)
     optimizer = make_optimizer(optimizer_config, config.steps)
-    states = TrainStates(workdir / "checkpoints", config.keep_checkpoints)
-    state = _first_state(config, model, optimizer, states, workdir / ORIGIN, devices)
-    step = make_train_step(
-        model,
-        weights,
-        optimizer,
-        seed=config.seed,
-        ema_decay=config.ema_decay,
-        accumulate=config.accumulate,
-        axis_name=devices.axis_name,
+    nonfinite = NonFiniteSteps(
+        workdir, data.batches, data.samples, config.on_nonfinite, config.max_skips
     )
+    states = TrainStates(workdir / STATES, config.keep_checkpoints, config.keep_best)
+    if states.latest_step() is None:
+        check_no_states_lost(workdir)
+    else:
+        check_settings(config, workdir / "config.json")
+    state = first_state(config, model, optimizer, states, workdir / ORIGIN, devices)
     run = _Run(
         config=config,
         workdir=workdir,
@@ -129,91 +149,39 @@ def train(
         states=states,
         journal=Journal(workdir, int(state.step), keeps=is_lead()),
         rate=learning_rate(optimizer_config, config.steps),
-        train_step=devices.compile(step),
-        eval_step=jax.jit(make_eval_step(model, weights)),
+        train_step=compiled_step(config, model, optimizer, devices),
+        eval_step=jax.jit(make_eval_step(model, LossWeights(**config.loss))),
+        nonfinite=nonfinite,
+        stop=stop,
         flops=training_flops(model, config.batch_size),
         trace=StepTrace(workdir / "profile") if profile and is_lead() else None,
         page=RunPage(config, workdir, command),
         phases=Phases(),
     )
     if is_lead():
-        (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
-    try:
-        return run.to_the_end(state)
-    finally:
-        run.journal.close()
-        states.close()
+        keep_settings(config, workdir / "config.json")
+    with ExitStack() as stack:
+        stack.callback(run.journal.close)
+        stack.callback(states.close)
         if run.trace:
-            run.trace.close()
+            stack.callback(run.trace.close)
+        return run.to_the_end(state)
 
 
-def _first_state(
-    config: ConfigDict,
-    model: nn.Module,
-    optimizer: Any,
-    states: TrainStates,
-    origin: epath.Path,
-    devices: Devices,
-):
-    """The newest saved state, or that before the first step.
-
-    The card of weights that a training starts from is kept in the file `origin`.
-    """
-    latest = states.latest_step()
-    params = init_params(model, config.seed)
-    if latest is None and config.init_weights:
-        params = _warm_start(params, config.init_weights, origin)
-    # Placed as a restored state is, so that a resumed training runs the program compiled before.
-    state = devices.replicate(init_state(params, optimizer, config.ema_decay > 0))
-    return state if latest is None else states.restore(latest, state)
-
-
-def _warm_start(params: Any, path: str, origin: epath.Path) -> Any:
-    """`params` with the values of those in the file `path` that have their name and their shape.
-
-    So weights of other widths, or for another number of layers, start what they share. What stays
-    random is printed and kept, with the card of the weights, in the file `origin`.
-    """
-    theirs, info = load_weights(path)
-    theirs, ours = flatten_dict(theirs, sep="/"), flatten_dict(params, sep="/")
-    shared = {
-        name: jnp.asarray(value)
-        for name, value in theirs.items()
-        if name in ours and ours[name].shape == value.shape
-    }
-    new = sorted(ours.keys() - shared)
-    if new:
-        _say(f"{len(shared)} parameters come from {path}, {len(new)} start random: {new}")
-    if is_lead():
-        origin.write_text(json.dumps({"weights": info.name, "random": new, **info.card}, indent=2))
-    return unflatten_dict(ours | shared, sep="/")
-
-
-def _say(text: str) -> None:
-    """Prints a line, once for all processes."""
-    if is_lead():
-        tqdm.write(text)
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets; a second Ctrl-C interrupts at once, as usual."""
-    stop = threading.Event()
-
-    def on_signal(*_):
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        print("\nStopping after this step; Ctrl-C again stops at once.", file=sys.stderr)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
+def compiled_step(
+    config: ConfigDict, model: nn.Module, optimizer: Any, devices: Devices
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """The training step of a configuration; it uses the memory of the state it is given."""
+    step = make_train_step(
+        model,
+        LossWeights(**config.loss),
+        optimizer,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
+        axis_name=devices.axis_name,
+    )
+    return devices.compile(step)
 
 
 @dataclasses.dataclass
@@ -231,23 +199,27 @@ class _Run:
     rate: Callable
     train_step: Callable
     eval_step: Callable
+    nonfinite: NonFiniteSteps
+    stop: Stop
     flops: int  # of convolutions and matrix products, in a training step
     trace: StepTrace | None
     page: RunPage
     phases: Phases
 
     def to_the_end(self, state: TrainState) -> TrainState:
-        """Steps until `config.steps` or Ctrl-C; the last state is saved and, at the end, scored."""
+        """Steps until `config.steps` or a signal; saves the last state, at the end scored."""
         config, start = self.config, int(state.step)
-        _say(
+        say(
             f"{config.name}: {param_count(state.params):,} parameters on {self.devices}, "
             f"step {start} of {config.steps}"
         )
         shown = is_lead() and sys.stderr.isatty()
         bar = tqdm(total=config.steps, initial=start, unit="step", disable=not shown)
-        with _interrupts() as stop, bar:
-            window = _Window(start, self.devices.shard)
-            batches = iter(self.data.batches(start))
+        batches = iter(self.data.batches(start))
+        with self.stop.listening(), bar, _closing(batches):
+            window = _Window(start, self.devices.shard, self.nonfinite)
+            if self.was_cut_short(start):
+                self.evaluate(start, state)
             batch = window.next_batch(batches) if start < config.steps else None
             for step in range(start + 1, config.steps + 1):
                 if self.trace:
@@ -257,42 +229,71 @@ class _Run:
                 if self.trace:
                     self.trace.after_step(state)
                 # The device works while the next batch is fetched and sent.
-                batch = window.next_batch(batches) if step < config.steps else None
+                try:
+                    batch = window.next_batch(batches) if step < config.steps else None
+                except UserError:
+                    window.add(step, metrics)
+                    self.save_before_failing(step, state, window)
+                    raise
                 window.add(step, metrics)
                 bar.update()
-                last = step == config.steps or stop.is_set()
+                last = step == config.steps or self.stop.after(step)
                 if last or step % config.log_every == 0:
                     values = window.close() | self.phases.take()
                     values["learning_rate"] = float(self.rate(step - 1))
                     values |= machine_use(self.flops * values["steps_per_s"])
                     self.journal.write("train", step, values)
-                    bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+                    bar.set_postfix(loss=f"{values.get('loss', math.nan):.4f}", refresh=False)
                 # The last evaluation comes before the last save: with the state of the last step on
                 # disk, all that a training leaves is there.
-                if step % config.evaluate_every == 0 or step == config.steps:
+                score = None
+                if self.is_due(step):
                     window.check()
                     with self.phases.time("evaluation"), window.paused():
-                        self.evaluate(step, state)
-                if last or step % config.checkpoint_every == 0:
+                        try:
+                            score = self.evaluate(step, state)
+                        except UserError:
+                            self.save_before_failing(step, state, window)
+                            raise
+                    last = last or self.stop.at_once
+                best = self.is_due(step) and config.keep_best > 0
+                if last or best or step % config.checkpoint_every == 0:
                     window.check()
                     with self.phases.time("checkpoint"):
-                        self.states.save(step, state)
-                # Not `stop`: Ctrl-C may have come since, and this step was not saved.
+                        self.states.save(step, state, score)
+                # Not `stop`: a signal may have come since, and this step was not saved.
                 if last:
                     break
-            close = getattr(batches, "close", None)
-            if close:
-                close()
         if is_lead():
             self.page.write(int(state.step), self.journal, self.phases)
         return state
 
-    def evaluate(self, step: int, state: TrainState) -> None:
-        """Scores the validation clips, and writes strips, curves, page and weights."""
+    def is_due(self, step: int) -> bool:
+        """Whether the evaluation after this step belongs to the training."""
+        return step > 0 and (step % self.config.evaluate_every == 0 or step == self.config.steps)
+
+    def was_cut_short(self, step: int) -> bool:
+        """Whether a signal ended the training in the middle of this step's evaluation."""
+        single = jax.process_count() == 1
+        return single and self.is_due(step) and not self.journal.has("validation", step)
+
+    def save_before_failing(self, step: int, state: TrainState, window: "_Window") -> None:
+        """Saves what is done where the data fails; a single process cannot do so for several."""
+        if jax.process_count() == 1:
+            window.check()
+            self.states.save(step, state)
+
+    def evaluate(self, step: int, state: TrainState) -> float | None:
+        """Scores the validation clips, writes strips, page and weights, and gives modal J.
+
+        A signal cuts it short; then nothing is written but strips.
+        """
         # Every process scores its own clips, on one of its devices.
         params, began = on_this_process(state.best_params), time.monotonic()
         sums = dict.fromkeys(SUMS, 0.0)
         for index, batch in enumerate(itertools.islice(self.data.validation(), self.own_clips)):
+            if self.stop.at_once:
+                return None
             clip_sums, masks = self.eval_step(params, batch)
             for name, value in clip_sums.items():
                 sums[name] += float(value)
@@ -304,8 +305,10 @@ class _Run:
         sums = add_up(sums)
         if not sums["loss_count"]:
             raise UserError("The validation set is empty: generate one, or choose another.")
+        scores = means(sums)
         if is_lead():
-            self.report(step, params, means(sums) | {"seconds": time.monotonic() - began})
+            self.report(step, params, scores | {"seconds": time.monotonic() - began})
+        return scores.get("modal_j")
 
     @property
     def own_clips(self) -> int | None:
@@ -326,7 +329,7 @@ class _Run:
         if scores.get("modal_j", -math.inf) > best:
             self.export("weights_best.safetensors", step, params, scores)
         text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        _say(f"step {step}: {text}")
+        say(f"step {step}: {text}")
 
     def export(self, filename: str, step: int, params: Any, scores: dict[str, float]) -> None:
         """Writes self-describing weights; precision and memory switches of training stay here."""
@@ -352,6 +355,17 @@ class _Run:
         save_weights(path, params, info, dtype=self.config.export_dtype)
 
 
+@contextmanager
+def _closing(batches: Iterator[Batch]) -> Iterator[None]:
+    """Ends what makes the batches, worker processes too, however the training ends."""
+    try:
+        yield
+    finally:
+        close = getattr(batches, "close", None)
+        if close:
+            close()
+
+
 class _Window:
     """The steps since the last log: their metrics, their time, and the wait for data.
 
@@ -359,8 +373,14 @@ class _Window:
     for the host.
     """
 
-    def __init__(self, step: int, place: Callable[[Batch], dict[str, jax.Array]]):
+    def __init__(
+        self,
+        step: int,
+        place: Callable[[Batch], dict[str, jax.Array]],
+        nonfinite: NonFiniteSteps,
+    ):
         self._place = place
+        self._nonfinite, self._skipped = nonfinite, 0
         self._step, self._unchecked, self._metrics, self._wait = step, None, [], 0.0
         self._began = time.monotonic()
 
@@ -378,30 +398,29 @@ class _Window:
         """Notes a step that was started, and looks at the one before."""
         self.check()
         self._step, self._unchecked = step, metrics
-        self._metrics.append(metrics)
 
     def check(self) -> None:
-        """Raises UserError if the newest step noted has a loss or a gradient that is not finite."""
+        """Counts the newest step noted, or skips it; raises UserError where that is too much."""
         if self._unchecked is None:
             return
-        values = {name: float(self._unchecked[name]) for name in ("loss", "grad_norm")}
-        if not all(map(math.isfinite, values.values())):
-            raise UserError(
-                f"Training stopped at step {self._step}: the loss is {values['loss']} and the "
-                f"gradient's norm {values['grad_norm']}; go on from the last checkpoint with a "
-                "lower learning rate, or look at that step's data."
-            )
-        self._unchecked = None
+        metrics, self._unchecked = self._unchecked, None
+        if self._nonfinite.look(self._step, float(metrics["loss"]), float(metrics["grad_norm"])):
+            self._metrics.append(metrics)
+        else:
+            self._skipped += 1
 
     def close(self) -> dict[str, float]:
         """Means of the metrics and rates since the last log; begins a new window."""
         self.check()
-        count = len(self._metrics)
-        values = {n: float(np.mean([m[n] for m in self._metrics])) for n in self._metrics[0]}
+        count = len(self._metrics) + self._skipped
+        names = self._metrics[0] if self._metrics else ()
+        values = {n: float(np.mean([m[n] for m in self._metrics])) for n in names}
+        if self._skipped:
+            values["skipped"] = self._skipped
         seconds = time.monotonic() - self._began
         values |= {"steps_per_s": count / seconds, "data_wait": self._wait / seconds}
         values |= {"seconds": seconds, "seconds_data_wait": self._wait}
-        self._metrics, self._began, self._wait = [], time.monotonic(), 0.0
+        self._metrics, self._skipped, self._began, self._wait = [], 0, time.monotonic(), 0.0
         return values
 
     @contextmanager

@@ -46,6 +46,8 @@ def make_train_step(
     `live_maps`, the share of the attention maps above 0. Both go to 0 where it gives every clip the
     same.
 
+    Where loss or gradient are not finite, the step is skipped: only `step` of the state changes.
+
     Args:
       accumulate: parts of the batch whose gradients are computed one after the other and averaged;
         it divides the clips that the function is given.
@@ -95,15 +97,22 @@ def make_train_step(
         grads, metrics = gradient(state.params, batch, keys)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        state = TrainState(
+        moved = TrainState(
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
             average=_moved_average(state, params, ema_decay),
         )
-        return state, metrics | {"grad_norm": optax.tree.norm(grads)}
+        metrics |= {"grad_norm": optax.tree.norm(grads)}
+        return _if_finite(metrics, moved, state.replace(step=state.step + 1)), metrics
 
     return step
+
+
+def _if_finite(metrics: Metrics, moved: TrainState, unmoved: TrainState) -> TrainState:
+    """The state after a step; one that cannot be trusted changes nothing but the count."""
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, unmoved)
 
 
 def _apply_to_clips(

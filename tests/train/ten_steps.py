@@ -44,17 +44,17 @@ def clips(step: int) -> dict[str, np.ndarray]:
     return batch
 
 
-def ten_steps(parallel: str, count: int, accumulate: int) -> dict[str, np.ndarray]:
+def ten_steps(params, parallel: str, count: int, accumulate: int) -> dict[str, np.ndarray]:
     """Metrics of every step and the parameters after the last.
 
     Plain gradient descent: Adam would not feel a gradient that is eight times too large.
     """
     devices = Devices(Mesh(np.array(jax.devices()[:count]), (AXIS,)), parallel)
-    model, optimizer = OCLR(MODEL), optax.sgd(0.3)
+    optimizer = optax.sgd(0.3)
     ways = {"accumulate": accumulate, "axis_name": devices.axis_name}
     weights = LossWeights(modal=0.1, query=0.5)
-    step = devices.compile(make_train_step(model, weights, optimizer, seed=0, **ways))
-    state = devices.replicate(init_state(init_params(model, 0), optimizer, ema=False))
+    step = devices.compile(make_train_step(OCLR(MODEL), weights, optimizer, seed=0, **ways))
+    state = devices.replicate(init_state(params, optimizer, ema=False))
     rows = []
     for index in range(STEPS):
         state, metrics = step(state, devices.shard(clips(index)))
@@ -64,5 +64,6 @@ def ten_steps(parallel: str, count: int, accumulate: int) -> dict[str, np.ndarra
 
 
 if __name__ == "__main__":
-    given = {way: ten_steps(*WAYS[way]) for way in sys.argv[2:] or WAYS}
+    start = jax.device_get(init_params(OCLR(MODEL), 0))
+    given = {way: ten_steps(start, *WAYS[way]) for way in sys.argv[2:] or WAYS}
     np.savez(sys.argv[1], **{f"{way}:{n}": x for way, r in given.items() for n, x in r.items()})

@@ -16,13 +16,14 @@ from oclr_jax.errors import UserError
 from oclr_jax.train import devices
 
 ROOT = Path(__file__).resolve().parents[2]
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     """What each way of ten_steps.py gave: metrics of every step, and parameters."""
     path = tmp_path_factory.mktemp("ten_steps") / "given.npz"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    flags = {"XLA_FLAGS": f"{QUICK_TO_COMPILE} --xla_force_host_platform_device_count=8"}
     command = [sys.executable, "tests/train/ten_steps.py", path]
     out = subprocess.run(command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
@@ -35,7 +36,7 @@ def given(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
 
 @pytest.mark.parametrize("way", ["jit", "pmap", "jit_accumulated", "pmap_accumulated"])
 def test_ten_steps_are_those_of_one_device(given, way):
-    """Metrics, the gradient's norm among them, to 1e-5, and parameters to 1e-6.
+    """Metrics, the gradient's norm among them, to 2e-6, and parameters to 1e-6.
 
     A gradient that is summed over the devices, or not averaged, or taken of an average, and a
     boundary term that is divided by a device's own pixels, are all off by far more.
@@ -43,9 +44,9 @@ def test_ten_steps_are_those_of_one_device(given, way):
     one, ours = given["one"], given[way]
     assert one.keys() == ours.keys()
     assert {"metrics/loss", "metrics/grad_norm", "metrics/boundary"} < one.keys()
-    assert one["metrics/loss"][-1] < 0.9 * one["metrics/loss"][0]
+    assert one["metrics/loss"][-1] < 0.95 * one["metrics/loss"][0]
     for name, value in one.items():
-        tolerance = {"rtol": 1e-5} if name.startswith("metrics/") else {"rtol": 0, "atol": 1e-6}
+        tolerance = {"rtol": 2e-6} if name.startswith("metrics/") else {"rtol": 0, "atol": 1e-6}
         np.testing.assert_allclose(ours[name], value, err_msg=name, **tolerance)
 
 

@@ -12,6 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from configs.oclr_flow import get_config
+from oclr_jax.checkpoints.release import convert_release
 from oclr_jax.checkpoints.weights import load_weights
 from oclr_jax.errors import UserError
 from oclr_jax.train.journal import read_rows
@@ -64,8 +65,6 @@ def test_the_loss_falls(tmp_path, config):
 def test_what_a_training_leaves(tmp_path, config):
     data = squares_data(config)
     state = train(config, tmp_path, data, command="the command")
-    steps = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
-    assert steps == {4, 6}
     rows = read_rows(tmp_path / "metrics.jsonl")
     assert [(r["kind"], r["step"]) for r in rows] == [
         ("train", 2),
@@ -93,6 +92,8 @@ def test_what_a_training_leaves(tmp_path, config):
     for ours, theirs in zip(leaves(params), leaves(state.average), strict=True):
         np.testing.assert_array_equal(ours, theirs.astype(np.float16).astype(np.float32))
     best = max((r for r in rows if r["kind"] == "validation"), key=lambda r: r["modal_j"])
+    steps = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert steps == {4, 6, best["step"]}
     _, info = load_weights(tmp_path / "weights_best.safetensors")
     assert info.card["validation"]["modal_j"] == best["modal_j"]
 
@@ -125,6 +126,22 @@ def test_a_finished_training_has_nothing_left_to_do(tmp_path, config, capsys):
     for ours, theirs in zip(leaves(again), leaves(first), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert "step 6 of 6" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_a_signal_cut_short_is_made_up_for(tmp_path, config):
+    data = squares_data(config)
+
+    def validation():
+        for index, batch in enumerate(data.validation()):
+            if index == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    stopped = train(config, tmp_path, dataclasses.replace(data, validation=validation))
+    assert int(stopped.step) == 3
+    train(config, tmp_path, data)
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert [r["step"] for r in rows if r["kind"] == "validation"] == [3, 6]
 
 
 def test_rows_after_the_resumed_step_are_written_again(tmp_path, config):
@@ -160,7 +177,7 @@ def test_another_model_does_not_resume(tmp_path, config):
     config.steps = 2
     train(config, tmp_path, data)
     config.model.channels = (4, 16)
-    with pytest.raises(UserError, match="step 2 .* cannot be read"):
+    with pytest.raises(UserError, match=r"other settings \(model.channels was \[4, 8\] and is"):
         train(config, tmp_path, data)
 
 
@@ -180,6 +197,29 @@ def test_training_starts_from_given_weights(tmp_path, config):
     origin = load_weights(tmp_path / "second" / "weights.safetensors")[1].card["started_from"]
     assert origin["steps"] == 2 and origin["weights"] == "oclr-tiny"
     assert "started_from" not in load_weights(config.init_weights)[1].card
+
+
+@pytest.mark.parametrize("kind", ["workdir", "release"])
+def test_training_starts_from_a_workdir_or_a_release(tmp_path, config, kind, request):
+    data = squares_data(config)
+    config.steps, config.optimizer.learning_rate = 1, 0.0
+    if kind == "workdir":
+        first = train(config, tmp_path / "first", data)
+        config.seed, config.init_weights = 1, str(tmp_path / "first")
+        expected = first.average
+    else:
+        released = request.getfixturevalue("shared_dir") / "reference" / "golden"
+        released = released / "oclr_release_format.pth"
+        info = convert_release(released, tmp_path / "released.safetensors")
+        config.init_weights = str(tmp_path / "released.safetensors")
+        config.model.update(info.model.to_dict())
+        config.model.update({"height": 32, "width": 32, "frames": 2})
+        data = squares_data(config)
+        expected = load_weights(config.init_weights)[0]
+    second = train(config, tmp_path / "second", data)
+    for ours, theirs in zip(leaves(second.params), leaves(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert json.loads((tmp_path / "second" / "started_from.json").read_text())["random"] == []
 
 
 def test_weights_of_another_model_start_what_they_share(tmp_path, config, capsys):

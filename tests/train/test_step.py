@@ -48,6 +48,19 @@ def test_every_parameter_moves_and_one_program_serves_all_steps(parts):
     assert parts[2]._cache_size() == 1
 
 
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count(parts):
+    state, _ = parts[2](fresh(parts), batch())
+    broken = batch(1)
+    broken["flow"][0, 0, 0, 0, 0] = np.inf
+    after, metrics = parts[2](state, broken)
+    assert not np.isfinite(metrics["loss"])
+    assert int(after.step) == int(state.step) + 1
+    for ours, theirs in zip(
+        jax.tree.leaves(after.replace(step=0)), jax.tree.leaves(state.replace(step=0)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_transformer_that_says_always_the_same_shows_in_the_metrics(parts):
     state = fresh(parts)
     _, metrics = parts[2](state, batch())
