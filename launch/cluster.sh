@@ -63,10 +63,10 @@ need_training() {
 
 # The words as one line that a shell reads back as the same words.
 quote() {
-  local word line=
+  local word line='' single="'" escaped="'\\''"
   for word in "$@"; do
     if [[ ! $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]]; then
-      word="'${word//\'/\'\\\'\'}'"
+      word="'${word//$single/$escaped}'"
     fi
     line="$line $word"
   done

@@ -54,6 +54,9 @@ def test_look_at_synthetic_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_train_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # Programs that run for seconds need not be compiled for half a minute.
+    quick = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+    monkeypatch.setenv("XLA_FLAGS", quick)
     # The notebook runs in a checkout; what it writes stays here.
     for name in ("launch", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
