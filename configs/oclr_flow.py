@@ -2,6 +2,17 @@
 
 `configs/oclr_flow.py` alone is the paper's; `configs/oclr_flow.py:small` or `:released,tiny`
 applies variants from left to right.
+
+The paper's experiments are the variants `ours_a` to `ours_i`, named as the rows of the supplement's
+tables E6 (a to c: data) and E7 (d to i: training). Table 1 of the main paper has five of the same
+trainings under other letters: its A, B, C, D and E are E7's D, F, G, H and I. Table E8 repeats
+`ours_g` four times; other seeds do that here: `--config.seed=1`, in a workdir of its own.
+
+What one of them costs: 600,000 steps of 2 clips of 30 frames, for which the paper gives 5 days on
+one V100 (supplement, section A.3); `launch/benchmark.py train` measures a step on the machine at
+hand. Costs below are shares of that, by XLA's count of the FLOPs of a step (2.17e12 for the
+paper's). On CPU cores, where such a step takes many seconds, `:ours_d,tiny` and the like show that
+everything works, in about a minute each, and nothing else.
 """
 
 from ml_collections import ConfigDict
@@ -20,6 +31,7 @@ def get_config(variants: str = "") -> ConfigDict:
 def _paper() -> ConfigDict:
     config = ConfigDict()
     config.name = "oclr-full"  # name of the exported weights
+    config.experiment = ""  # row of the paper's tables E6 to E8 that the training stands for
     config.seed = 0  # parameters, dropout and the order of the data
 
     # Model; a field for each of OCLRConfig's.
@@ -52,12 +64,14 @@ def _paper() -> ConfigDict:
     data.videos = ""  # online: folder of background videos; empty: procedural
     data.workers = 0  # worker processes of the loader; 0 loads in this process
 
-    # Loss; the cross-entropy has weight 1.
+    # Loss; the cross-entropy has weight 1. A field for each of LossWeights'.
     loss = config.loss = ConfigDict()
     loss.boundary = 0.2  # cross-entropy in the band around outlines
     loss.order = 0.05  # ranking of layers that overlap
     loss.modal = 0.0  # cross-entropy of the modal masks; not in the paper
     loss.query = 0.0  # cross-entropy of the queries' fit to the tokens; not in the paper
+    loss.matching = True  # Hungarian matching; off: layer i, front to back, belongs to query i
+    loss.supervision = "amodal"  # masks to learn from: "amodal", or "modal" alone
 
     # Optimisation.
     config.batch_size = 2  # clips per step, over all devices of all processes
@@ -77,8 +91,11 @@ def _paper() -> ConfigDict:
 
     # What is written, and how often, in steps.
     config.log_every = 50  # scalars
-    config.evaluate_every = 5_000  # validation, image strip, curves and exported weights
+    config.evaluate_every = 5_000  # validation, image strips, run page and exported weights
     config.validation_clips = 0  # at most so many validation clips; 0: all
+    # Validation clips of which strips are drawn, by number from 0: with the generator's data one,
+    # two and three objects before an image, and three before a video.
+    config.strips = (0, 1, 2, 5)
     config.checkpoint_every = 1_000  # resumable state
     config.keep_checkpoints = 3  # newest states kept
     config.keep_best = 1  # and those of the best modal J in validation, written at evaluations
@@ -130,7 +147,8 @@ def _tiny(config: ConfigDict) -> None:
     config.model.feedforward = 32
     config.model.encoder_layers = 1
     config.model.decoder_layers = 1
-    config.model.frames = 4
+    # As much shorter as the variants before it say, so that T = 15 stays half of T = 30.
+    config.model.frames = max(2, config.model.frames * 4 // 30)
     config.model.height = 32
     config.model.width = 48
     config.data.train = "tiny"
@@ -146,25 +164,106 @@ def _tiny(config: ConfigDict) -> None:
 
 
 def _ours_a(config: ConfigDict) -> None:
-    """Table E6, A: one object, exact flow, image backgrounds moved by homographies."""
+    """Table E6, A: one object, exact flow, image backgrounds moved by homographies.
+
+    python launch/train.py --config configs/oclr_flow.py:ours_a --workdir workdirs/ours_a
+    Cost: the paper's training.
+    """
     config.name = "oclr-ours-a"
+    config.experiment = "ours_a"
     config.data.train = "single_homography"
     config.data.validation = "syn_single"
     config.data.flow = "exact"
 
 
 def _ours_b(config: ConfigDict) -> None:
-    """Table E6, B: as A, with estimated flow."""
+    """Table E6, B: as A, with estimated flow.
+
+    python launch/train.py --config configs/oclr_flow.py:ours_b --workdir workdirs/ours_b
+    Cost: the paper's training.
+    """
     _ours_a(config)
     config.name = "oclr-ours-b"
+    config.experiment = "ours_b"
     config.data.flow = "estimated"
 
 
 def _ours_c(config: ConfigDict) -> None:
-    """Table E6, C: as B, with video backgrounds besides; the setting of the whole dataset."""
+    """Table E6, C: as B, with video backgrounds besides; the setting of the whole dataset.
+
+    python launch/train.py --config configs/oclr_flow.py:ours_c --workdir workdirs/ours_c
+    Cost: the paper's training.
+    """
     _ours_b(config)
     config.name = "oclr-ours-c"
+    config.experiment = "ours_c"
     config.data.train = "single_both"
+
+
+def _ours_d(config: ConfigDict) -> None:
+    """Table E7, D (table 1, A): without instance norm.
+
+    python launch/train.py --config configs/oclr_flow.py:ours_d --workdir workdirs/ours_d
+    Cost: 0.997 of the paper's training.
+    """
+    config.name = "oclr-ours-d"
+    config.experiment = "ours_d"
+    config.model.instance_norm = False
+
+
+def _ours_e(config: ConfigDict) -> None:
+    """Table E7, E (not in table 1): without Hungarian matching, query i learns layer i.
+
+    python launch/train.py --config configs/oclr_flow.py:ours_e --workdir workdirs/ours_e
+    Cost: the paper's training.
+    """
+    config.name = "oclr-ours-e"
+    config.experiment = "ours_e"
+    config.loss.matching = False
+
+
+def _ours_f(config: ConfigDict) -> None:
+    """Table E7, F (table 1, B): the model learns from modal masks alone.
+
+    python launch/train.py --config configs/oclr_flow.py:ours_f --workdir workdirs/ours_f
+    Cost: the paper's training.
+    """
+    config.name = "oclr-ours-f"
+    config.experiment = "ours_f"
+    config.loss.supervision = "modal"
+
+
+def _ours_g(config: ConfigDict) -> None:
+    """Table E7, G (table 1, C), and with several seeds table E8: the paper's model itself.
+
+    python launch/train.py --config configs/oclr_flow.py:ours_g --workdir workdirs/ours_g
+    For table E8 besides: --config.seed=1 --workdir workdirs/ours_g_seed1, and so on.
+    Cost: the paper's training, for each seed.
+    """
+    config.name = "oclr-ours-g"
+    config.experiment = "ours_g"
+
+
+def _ours_h(config: ConfigDict) -> None:
+    """Table E7, H (table 1, D): clips of half as many frames, T = 15.
+
+    python launch/train.py --config configs/oclr_flow.py:ours_h --workdir workdirs/ours_h
+    Cost: 0.49 of the paper's training.
+    """
+    config.name = "oclr-ours-h"
+    config.experiment = "ours_h"
+    config.model.frames //= 2
+
+
+def _ours_i(config: ConfigDict) -> None:
+    """Table E7, I (table 1, E): without the boundary loss.
+
+    python launch/train.py --config configs/oclr_flow.py:ours_i --workdir workdirs/ours_i
+    Cost: the paper's training.
+    """
+    config.name = "oclr-ours-i"
+    config.experiment = "ours_i"
+    config.loss.boundary = 0.0
 
 
 VARIANTS = {
@@ -174,4 +273,10 @@ VARIANTS = {
     "ours_a": _ours_a,
     "ours_b": _ours_b,
     "ours_c": _ours_c,
+    "ours_d": _ours_d,
+    "ours_e": _ours_e,
+    "ours_f": _ours_f,
+    "ours_g": _ours_g,
+    "ours_h": _ours_h,
+    "ours_i": _ours_i,
 }

@@ -17,6 +17,6 @@ print(hashlib.sha256(facts.encode()).hexdigest())' "$checkout")
 if [ "$(cat "$checkout/.venv/installed" 2>/dev/null)" != "$stamp" ]; then
   echo "Installing into .venv (once; 1.5 GB of packages) ..." >&2
   "$base_python" -m venv --clear "$checkout/.venv" || exit 1
-  "$venv_python" -m pip install --quiet --use-pep517 -e "$checkout[data,test]" || exit 1
+  "$venv_python" -m pip install --quiet --use-pep517 -e "${checkout}[data,test]" || exit 1
   echo "$stamp" >"$checkout/.venv/installed"
 fi

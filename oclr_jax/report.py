@@ -1,9 +1,11 @@
-"""The one place that makes HTML pages: an evaluation as a page that needs no other file."""
+"""The one place that makes HTML pages: of an evaluation or of a training, each one whole file."""
 
 import base64
 import html
 import json
+import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from oclr_jax.video.overlay import paint_ids
 _TILES = 5  # frames of a strip
 _TILE_WIDTH = 240  # pixels
 _SHOWN = 3  # sequences at either end that the page shows
+_SCORES_SHOWN = 20  # evaluations of a training, the newest
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 78rem; padding: 0 1rem;
   color: #1c1c1c; background: #fff; }
@@ -30,6 +33,12 @@ tr.ours { background: #fff4cf; font-weight: 600; }
 tr.mean { border-top: 2px solid #555; font-weight: 600; }
 img { max-width: 100%; display: block; margin: .2rem 0 1rem; }
 p.note { color: #555; }
+pre { white-space: pre-wrap; }
+td { overflow-wrap: anywhere; }
+td:first-child { white-space: nowrap; }
+div.strips { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: 0; flex: 0 1 24rem; }
+figure img { width: 100%; image-rendering: pixelated; }
 """
 
 
@@ -75,9 +84,105 @@ def write_report(path: Path, report: dict[str, Any], benchmark: Benchmark, strip
         "<h2>Settings and versions</h2>",
         f"<pre>{_text(json.dumps(_settings(report), indent=1))}</pre>",
     ]
+    _write_page(path, report["title"], parts)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the page of a training shows.
+
+    name: of the weights that it makes.
+    steps: done, and wanted.
+    command: how it was started, or "".
+    scores: name to value for every evaluation, its step included.
+    phases: seconds spent in each, over the whole training.
+    environment: versions, devices and the state of the checkout, as plain text.
+    config: field to value, nested fields joined by dots.
+    curves: a PNG.
+    strips: title of each validation clip to its pictures, caption to PNG.
+    """
+
+    name: str
+    steps: tuple[int, int]
+    command: str
+    scores: list[dict[str, Any]]
+    phases: dict[str, float]
+    environment: dict[str, str]
+    config: dict[str, Any]
+    curves: bytes
+    strips: dict[str, dict[str, bytes]]
+
+
+def write_training_report(path: str | os.PathLike, training: Training) -> None:
+    """Writes a training's page: scores, curves, clips, time, environment, configuration."""
+    done, wanted = training.steps
+    title = f"Training of {training.name}"
+    parts = [
+        f"<h1>{_text(title)}</h1>",
+        f"<p>Step {done:,} of {wanted:,}{': finished' * (done >= wanted)}.</p>",
+        f"<pre>{_text(training.command)}</pre>" if training.command else "",
+        "<h2>Validation</h2>",
+        _scores(training.scores),
+        "<h2>Curves</h2>",
+        _picture("curves over the steps", training.curves),
+        "<h2>Validation clips</h2>",
+        '<p class="note">The same clips at every evaluation. Rows: flow to the next frame; what is '
+        "seen of each layer, true and predicted; whole layers, true and predicted. A predicted "
+        "layer's colour is its query's.</p>",
+        _clips(training.strips),
+        "<h2>Time by phase</h2>",
+        _phases(training.phases),
+        "<h2>Environment</h2>",
+        _pairs(training.environment),
+        "<h2>Configuration</h2>",
+        _pairs(training.config),
+    ]
+    _write_page(path, title, parts)
+
+
+def _scores(scores: list[dict[str, Any]]) -> str:
+    if not scores:
+        return '<p class="note">Not evaluated yet.</p>'
+    names = [name for name in dict.fromkeys(n for row in scores for n in row) if name != "step"]
+    rows = [[f"{row['step']:,}", *(_number(row.get(n), 4) for n in names)] for row in scores]
+    return _table(["step", *names], rows[-_SCORES_SHOWN:], numbers_from=0)
+
+
+def _clips(strips: dict[str, dict[str, bytes]]) -> str:
+    if not strips:
+        return '<p class="note">None drawn yet.</p>'
+    parts = []
+    for title, pictures in strips.items():
+        shown = "".join(
+            f"<figure><figcaption>{_text(caption)}</figcaption>{_picture(title, png)}</figure>"
+            for caption, png in pictures.items()
+        )
+        parts.append(f'<h3>{_text(title)}</h3><div class="strips">{shown}</div>')
+    return "".join(parts)
+
+
+def _phases(phases: dict[str, float]) -> str:
+    total = sum(phases.values())
+    rows = [
+        [name, f"{seconds:,.1f}", f"{seconds / total:.1%}" if total else ""]
+        for name, seconds in [*phases.items(), ("all", total)]
+    ]
+    return _table(["phase", "seconds", "share"], rows, numbers_from=1)
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return _table(["", ""], [[name, str(value)] for name, value in values.items()], numbers_from=2)
+
+
+def _picture(name: str, png: bytes) -> str:
+    data = base64.b64encode(png).decode("ascii")
+    return f'<img alt="{_text(name)}" src="data:image/png;base64,{data}">'
+
+
+def _write_page(path: str | os.PathLike, title: str, parts: list[str]) -> None:
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{_text(report['title'])}</title><style>{_STYLE}</style></head>"
+        f"<title>{_text(title)}</title><style>{_STYLE}</style></head>"
         f"<body>{''.join(parts)}</body></html>\n"
     )
     with replacing(path) as temporary:
@@ -165,8 +270,7 @@ def _worst_and_best(report: dict[str, Any], strips: Path) -> str:
     for title, names in (("Worst", order[:count]), ("Best", order[::-1][:count])):
         for name in names:
             parts.append(f"<h3>{title}: {_text(name)}, J {scored[name]:.3f}</h3>")
-            data = base64.b64encode((strips / f"{name}.png").read_bytes()).decode("ascii")
-            parts.append(f'<img alt="{_text(name)}" src="data:image/png;base64,{data}">')
+            parts.append(_picture(name, (strips / f"{name}.png").read_bytes()))
     return "".join(parts)
 
 

@@ -1,5 +1,6 @@
 """The page of an evaluation: what is on it, and that nothing on it is taken for markup."""
 
+import base64
 from html.parser import HTMLParser
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from oclr_jax.benchmarks.facts import BENCHMARKS, VOID
 from oclr_jax.benchmarks.files import find_benchmark_sequences
 from oclr_jax.evaluate import evaluate_dataset
-from oclr_jax.report import sequence_strip
+from oclr_jax.report import Training, sequence_strip, write_training_report
 from oclr_jax.video.png import write_ids
 from tests.benchmarks.miniatures import MINIATURES, mask
 
@@ -81,3 +82,42 @@ def test_strip_shows_truth_above_and_what_was_found_below(tmp_path):
     plain = sequence_strip(sequence, frames, np.zeros_like(truth), np.zeros_like(truth))
     assert np.array_equal(strip[:180], plain[:180])  # void is not painted
     assert not np.array_equal(strip[180:], plain[180:])
+
+
+def training(**changes):
+    values = {
+        "name": "<b>oclr",
+        "steps": (40, 60),
+        "command": "python launch/train.py",
+        "scores": [{"step": 20, "loss": 0.5}, {"step": 40, "loss": 0.25, "modal_j": 0.125}],
+        "phases": {"step": 6.0, "data wait": 0.0, "compile": 2.0},
+        "environment": {"devices": "1 x <cpu>"},
+        "config": {"loss.order": 0.05, "model.channels": (4, 8)},
+        "curves": b"curves",
+        "strips": {"clip 1 of tiny": {"step 20": b"early", "step 40": b"late"}},
+    }
+    return Training(**{**values, **changes})
+
+
+def test_the_page_of_a_training(tmp_path):
+    path = tmp_path / "deep" / "report.html"
+    write_training_report(path, training())
+    page = path.read_text(encoding="utf-8")
+    cells = Cells()
+    cells.feed(page)
+    assert ["40", "0.2500", "0.1250"] in cells.rows and ["20", "0.5000", ""] in cells.rows
+    assert ["step", "6.0", "75.0%"] in cells.rows and ["all", "8.0", "100.0%"] in cells.rows
+    assert ["loss.order", "0.05"] in cells.rows and ["devices", "1 x <cpu>"] in cells.rows
+    for png in (b"curves", b"early", b"late"):
+        assert f"data:image/png;base64,{base64.b64encode(png).decode()}" in page
+    assert page.index("step 20</figcaption>") < page.index("step 40</figcaption>")
+    assert "Step 40 of 60." in page and "<b>oclr" not in page
+    assert list(path.parent.iterdir()) == [path]  # nothing half-written stays
+
+
+def test_a_training_that_was_stopped_at_once_has_a_page(tmp_path):
+    path = tmp_path / "report.html"
+    phases = {"step": 0.0, "compile": 0.0}
+    write_training_report(path, training(scores=[], strips={}, phases=phases, steps=(60, 60)))
+    page = path.read_text(encoding="utf-8")
+    assert "Not evaluated yet" in page and "None drawn yet" in page and ": finished" in page

@@ -213,7 +213,7 @@ def _settings(run: _Run, gap: int, stored: dict | None) -> dict[str, Any]:
             stored = estimator.settings() if estimator else {"folder": os.fspath(run.flow)}
         values |= {
             "weights": segmenter.info.name,
-            "weights_sha256": _fingerprint(segmenter),
+            "weights_sha256": fingerprint(segmenter.params),
             "flow": stored,
             "gap": gap,
             "grid": [model.height, model.width],
@@ -222,10 +222,10 @@ def _settings(run: _Run, gap: int, stored: dict | None) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
-def _fingerprint(segmenter: Segmenter) -> str:
-    """Of the parameters, so that figures of other weights under the same name are not kept."""
+def fingerprint(params: Any) -> str:
+    """Of parameters, so that figures of other weights under the same name are not kept."""
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(segmenter.params):
+    for leaf in jax.tree.leaves(params):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from oclr_jax.errors import UserError
 from oclr_jax.ops import layering, matching
 
 # Half width, in pixels, of the sparse element {-3, 0, 3} x {-3, 0, 3} of the boundary band.
@@ -23,7 +24,7 @@ ORDER_CLAMP = 1e-5
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms beside the cross-entropy, whose weight is 1.
+    """Weights of the terms beside the cross-entropy, whose weight is 1, and what they compare.
 
     boundary, order: 0.2 and 0.05 (supplement, section A.3). The order term is the mean over the
       K(K-1)/2 pairs as in the released program; equation 4 divides by K! instead.
@@ -31,12 +32,30 @@ class LossWeights:
       program.
     query: cross-entropy of the queries' dot products with the tokens; in neither. Without it the
       transformer learns last, through the U-Net's decoder, and a short training ends before that.
+    matching: whether queries are matched to layers at the least cost (Hungarian matching); without
+      it ground-truth layer i, front to back, belongs to query i (supplement, table E7, Ours-E).
+    supervision: the masks that the training knows. With "modal", whatever compares with amodal
+      masks compares with the modal ones (table E7, Ours-F); these never overlap, so that nothing is
+      left for the order term to rank.
     """
 
     boundary: float = 0.2
     order: float = 0.05
     modal: float = 0.0
     query: float = 0.0
+    matching: bool = True
+    supervision: str = "amodal"
+
+    def __post_init__(self):
+        if self.supervision not in ("amodal", "modal"):
+            raise UserError(f"loss.supervision is {self.supervision!r}; choose amodal or modal.")
+
+
+def supervised_masks(
+    amodal: UInt8[Array, "*s"], modal: UInt8[Array, "*s"], weights: LossWeights
+) -> UInt8[Array, "*s"]:
+    """The ground truth that the model's amodal masks learn from."""
+    return amodal if weights.supervision == "amodal" else modal
 
 
 def cross_entropy(logits: Float[Array, "*s"], targets: Array) -> Float[Array, "*s"]:
@@ -164,6 +183,26 @@ def token_shares(
     return amodal.astype(jnp.float32).reshape(tiles).mean(axis=(3, 5))
 
 
+def _match(
+    amodal_logits: Float[Array, "b t h w k"],
+    amodal: UInt8[Array, "b t h w k"],
+    fits: Float[Array, "b t _h _w k"] | None,
+    shares: Float[Array, "b t _h _w k"] | None,
+    weights: LossWeights,
+) -> Int[Array, "b k"]:
+    """match[b, gt] = query; by masks and, in one matching, by the queries' fit to the tokens.
+
+    One for both, so that a query, its order and its output channel stay together.
+    """
+    if not weights.matching:
+        clips, layers = amodal.shape[0], amodal.shape[-1]
+        return jnp.broadcast_to(jnp.arange(layers), (clips, layers))
+    cost = matching.pairwise_bce(jax.lax.stop_gradient(amodal_logits), amodal)
+    if weights.query:
+        cost += weights.query * matching.pairwise_bce(jax.lax.stop_gradient(fits), shares)
+    return matching.assign(cost)
+
+
 def layered_loss(
     amodal_logits: Float[Array, "b t h w k"],
     order: Float[Array, "b k"] | Float[Array, "b t k"],
@@ -192,13 +231,12 @@ def layered_loss(
     amodal_logits = amodal_logits.astype(jnp.float32)
     order = order.astype(jnp.float32)
     order = order[:, None] if order.ndim == 2 else order
-    cost = matching.pairwise_bce(jax.lax.stop_gradient(amodal_logits), amodal)
+    amodal = supervised_masks(amodal, modal, weights)
+    fits = shares = None
     if weights.query:
-        # One matching for both, so that a query, its order and its output channel stay together.
         fits = query_logits(query_maps)
         shares = token_shares(amodal, *fits.shape[2:4])
-        cost += weights.query * matching.pairwise_bce(jax.lax.stop_gradient(fits), shares)
-    match = matching.assign(cost)
+    match = _match(amodal_logits, amodal, fits, shares, weights)
     # The ground truth is permuted, as bytes, rather than the logits, as floats with gradients.
     given = matching.invert(match)
     amodal_given = matching.take_layers(amodal, given)

@@ -1,5 +1,6 @@
 """What a training writes for people: scalars, image strips and curves."""
 
+import io
 import json
 import os
 import time
@@ -12,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from etils import epath
-from jaxtyping import UInt8
+from PIL import Image
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -62,8 +63,9 @@ class Journal:
             self._event(step, summary.scalar(f"{kind}/{name}", float(value)))
         self._board.flush()
 
-    def image(self, name: str, step: int, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Adds an image to TensorBoard."""
+    def image(self, name: str, step: int, png: bytes) -> None:
+        """Adds an RGB picture to TensorBoard."""
+        image = np.asarray(Image.open(io.BytesIO(png)))
         self._event(step, summary.image(name, image, dataformats="HWC"))
         self._board.flush()
 
@@ -76,10 +78,13 @@ class Journal:
         scores = [row[name] for row in self.rows if row["kind"] == "validation" and name in row]
         return max(scores, default=float("-inf"))
 
-    def plot(self) -> None:
-        """Draws `curves.png` anew."""
-        with (self._folder / "curves.png").open("wb") as file:
-            plot_curves(self.rows, file)
+    def plot(self) -> bytes:
+        """Draws `curves.png` anew; returns it."""
+        png = io.BytesIO()
+        plot_curves(self.rows, png)
+        with replacing(self._folder / "curves.png") as unfinished:
+            unfinished.write_bytes(png.getvalue())
+        return png.getvalue()
 
     def close(self) -> None:
         if self._keeps:

@@ -27,13 +27,15 @@ from oclr_jax.train.devices import Devices, add_up, is_lead, on_this_process, op
 from oclr_jax.train.interrupts import Stop
 from oclr_jax.train.journal import Journal
 from oclr_jax.train.nonfinite import NonFiniteSteps
+from oclr_jax.train.page import RunPage
+from oclr_jax.train.phases import Phases
 from oclr_jax.train.profiling import StepTrace
 from oclr_jax.train.schedule import OptimizerConfig, learning_rate, make_optimizer
 from oclr_jax.train.settings import check_no_states_lost, check_settings, keep_settings
 from oclr_jax.train.start import ORIGIN, STATES, first_state
 from oclr_jax.train.state import TrainState
 from oclr_jax.train.step import SUMS, make_eval_step, make_train_step, means
-from oclr_jax.train.strips import image_strip
+from oclr_jax.train.strips import drawn_steps, image_strip, read_strip, write_strip
 from oclr_jax.train.utilisation import machine_use, training_flops
 from oclr_jax.types import Batch
 
@@ -85,8 +87,9 @@ def train(
     changes no parameters; `config.on_nonfinite` says whether the training goes on.
 
     Writes into `workdir`: `checkpoints/`, `config.json`, `metrics.jsonl`, `tensorboard/`,
-    `curves.png`, and after each evaluation `weights.safetensors`, with `weights_best.safetensors`
-    of the best modal J so far; `started_from.json` where the training starts from other weights.
+    `strips/`, `curves.png`, the page `report.html`, and after each evaluation
+    `weights.safetensors`, with `weights_best.safetensors` of the best modal J so far;
+    `started_from.json` where the training starts from other weights.
 
     Args:
       config: as configs/oclr_flow.py makes it.
@@ -152,6 +155,8 @@ def _train(
         stop=stop,
         flops=training_flops(model, config.batch_size),
         trace=StepTrace(workdir / "profile") if profile and is_lead() else None,
+        page=RunPage(config, workdir, command),
+        phases=Phases(),
     )
     if is_lead():
         keep_settings(config, workdir / "config.json")
@@ -198,6 +203,8 @@ class _Run:
     stop: Stop
     flops: int  # of convolutions and matrix products, in a training step
     trace: StepTrace | None
+    page: RunPage
+    phases: Phases
 
     def to_the_end(self, state: TrainState) -> TrainState:
         """Steps until `config.steps` or a signal; saves the last state, at the end scored."""
@@ -217,7 +224,8 @@ class _Run:
             for step in range(start + 1, config.steps + 1):
                 if self.trace:
                     self.trace.before_step()
-                state, metrics = self.train_step(state, batch)
+                with self.phases.time("compile", when=step == start + 1):
+                    state, metrics = self.train_step(state, batch)
                 if self.trace:
                     self.trace.after_step(state)
                 # The device works while the next batch is fetched and sent.
@@ -231,7 +239,8 @@ class _Run:
                 bar.update()
                 last = step == config.steps or self.stop.after(step)
                 if last or step % config.log_every == 0:
-                    values = window.close() | {"learning_rate": float(self.rate(step - 1))}
+                    values = window.close() | self.phases.take()
+                    values["learning_rate"] = float(self.rate(step - 1))
                     values |= machine_use(self.flops * values["steps_per_s"])
                     self.journal.write("train", step, values)
                     bar.set_postfix(loss=f"{values.get('loss', math.nan):.4f}", refresh=False)
@@ -240,7 +249,7 @@ class _Run:
                 score = None
                 if self.is_due(step):
                     window.check()
-                    with window.paused():
+                    with self.phases.time("evaluation"), window.paused():
                         try:
                             score = self.evaluate(step, state)
                         except UserError:
@@ -250,10 +259,13 @@ class _Run:
                 best = self.is_due(step) and config.keep_best > 0
                 if last or best or step % config.checkpoint_every == 0:
                     window.check()
-                    self.states.save(step, state, score)
+                    with self.phases.time("checkpoint"):
+                        self.states.save(step, state, score)
                 # Not `stop`: a signal may have come since, and this step was not saved.
                 if last:
                     break
+        if is_lead():
+            self.page.write(int(state.step), self.journal, self.phases)
         return state
 
     def is_due(self, step: int) -> bool:
@@ -272,9 +284,9 @@ class _Run:
             self.states.save(step, state)
 
     def evaluate(self, step: int, state: TrainState) -> float | None:
-        """Scores the validation clips, writes strip, curves and weights, and gives modal J.
+        """Scores the validation clips, writes strips, page and weights, and gives modal J.
 
-        A signal cuts it short; then nothing is written but the strip.
+        A signal cuts it short; then nothing is written but strips.
         """
         # Every process scores its own clips, on one of its devices.
         params, began = on_this_process(state.best_params), time.monotonic()
@@ -285,9 +297,11 @@ class _Run:
             clip_sums, masks = self.eval_step(params, batch)
             for name, value in clip_sums.items():
                 sums[name] += float(value)
-            if index == 0 and is_lead():
+            clip = jax.process_index() + index * jax.process_count()
+            if clip in self.config.strips:
                 strip = image_strip(batch, jax.tree.map(np.asarray, masks))
-                self.journal.image("validation/clip", step, strip)
+                write_strip(self.workdir, clip, step, strip)
+        # Every process has drawn its strips when the sums of all are there.
         sums = add_up(sums)
         if not sums["loss_count"]:
             raise UserError("The validation set is empty: generate one, or choose another.")
@@ -306,7 +320,11 @@ class _Run:
         """Writes what an evaluation found, and the weights."""
         best = self.journal.best("modal_j")
         self.journal.write("validation", step, scores)
-        self.journal.plot()
+        for clip in self.config.strips:
+            if step in drawn_steps(self.workdir, clip):
+                strip = read_strip(self.workdir, clip, step)
+                self.journal.image(f"validation/clip_{clip}", step, strip)
+        self.page.write(step, self.journal, self.phases)
         self.export("weights.safetensors", step, params, scores)
         if scores.get("modal_j", -math.inf) > best:
             self.export("weights_best.safetensors", step, params, scores)
@@ -401,6 +419,7 @@ class _Window:
             values["skipped"] = self._skipped
         seconds = time.monotonic() - self._began
         values |= {"steps_per_s": count / seconds, "data_wait": self._wait / seconds}
+        values |= {"seconds": seconds, "seconds_data_wait": self._wait}
         self._metrics, self._skipped, self._began, self._wait = [], 0, time.monotonic(), 0.0
         return values
 

@@ -19,6 +19,8 @@ FREE = {
     "log_every",
     "evaluate_every",
     "validation_clips",
+    "strips",
+    "experiment",
     "checkpoint_every",
     "keep_checkpoints",
     "keep_best",

@@ -75,7 +75,8 @@ def make_train_step(
     def gradient(params, batch, keys):
         """Of the mean loss, with metrics, over all parts on all devices."""
         parts = _split({**batch, "dropout": keys}, accumulate)
-        counts = jax.vmap(lambda part: losses.boundary_band(part).sum())(parts["amodal"])
+        masks = losses.supervised_masks(parts["amodal"], parts["modal"], weights)
+        counts = jax.vmap(lambda part: losses.boundary_band(part).sum())(masks)
         band_pixels = mean(counts.astype(jnp.float32))
 
         def add(total, part):

@@ -1,15 +1,43 @@
-"""A picture of a validation clip: what is moving, what is true, what is predicted."""
+"""Pictures of validation clips: what is moving, what is true, what is predicted.
+
+A workdir keeps them as `strips/clip_<number>/<step>.png`, whichever process drew them.
+"""
+
+import os
 
 import numpy as np
+from etils import epath
 from jaxtyping import Bool, UInt8
 
 from oclr_jax.types import Batch
 from oclr_jax.video.flow_color import flow_to_rgb
 from oclr_jax.video.palette import DAVIS_PALETTE
+from oclr_jax.video.png import write_png
 
 # Columns of a strip: so many frames, evenly spaced over the clip.
 FRAMES = 6
 GAP = 2  # white pixels between pictures
+
+
+def write_strip(
+    workdir: epath.Path, clip: int, step: int, strip: UInt8[np.ndarray, "H W 3"]
+) -> None:
+    """Keeps the picture of a validation clip, by its number, after a step."""
+    write_png(os.fspath(_folder(workdir, clip) / f"{step:09d}.png"), strip)
+
+
+def read_strip(workdir: epath.Path, clip: int, step: int) -> bytes:
+    """The PNG that `write_strip` kept."""
+    return (_folder(workdir, clip) / f"{step:09d}.png").read_bytes()
+
+
+def drawn_steps(workdir: epath.Path, clip: int) -> list[int]:
+    """Steps after which the clip was drawn, in their order."""
+    return sorted(int(path.stem) for path in _folder(workdir, clip).glob("*.png"))
+
+
+def _folder(workdir: epath.Path, clip: int) -> epath.Path:
+    return workdir / "strips" / f"clip_{clip}"
 
 
 def image_strip(batch: Batch, masks: dict[str, np.ndarray]) -> UInt8[np.ndarray, "H W 3"]:

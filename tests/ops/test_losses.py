@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from oclr_jax.errors import UserError
 from oclr_jax.ops import losses
 
 SHAPE = (2, 3, 20, 24, 3)
@@ -143,6 +144,46 @@ def test_the_total_does_not_depend_on_the_order_of_predictions(case):
             logits[..., permutation], order[:, permutation], amodal, modal, weights
         )
         np.testing.assert_allclose(again, total, rtol=1e-5)
+
+
+def test_without_matching_each_query_has_the_layer_of_its_number(case):
+    logits, order, amodal, modal = case
+    # Query i says layer i, the front one nearest; then the queries change places.
+    logits = 8.0 * amodal - 4.0 + 0.01 * logits
+    order = jnp.tile(jnp.arange(3.0), (2, 1))
+    fixed = losses.LossWeights(matching=False)
+    right, terms = losses.layered_loss(logits, order, amodal, modal, fixed)
+    matched, _ = losses.layered_loss(logits, order, amodal, modal, losses.LossWeights())
+    np.testing.assert_allclose(right, matched, rtol=1e-6)
+    np.testing.assert_allclose(terms["bce"], entropy64(logits, amodal).mean(), rtol=1e-5)
+    swapped = logits[..., [1, 0, 2]], order[:, jnp.array([1, 0, 2])], amodal, modal
+    wrong, terms = losses.layered_loss(*swapped, fixed)
+    np.testing.assert_allclose(terms["bce"], entropy64(swapped[0], amodal).mean(), rtol=1e-5)
+    np.testing.assert_allclose(terms["order"], losses.order_loss(swapped[1], amodal), rtol=1e-6)
+    assert wrong > 5 * right
+    matched_again, _ = losses.layered_loss(*swapped, losses.LossWeights())
+    np.testing.assert_allclose(matched_again, matched, rtol=1e-5)
+
+
+@pytest.mark.parametrize("query", [0.0, 0.5])
+def test_modal_supervision_never_sees_the_amodal_masks(case, query):
+    logits, order, amodal, modal = case
+    maps = jnp.asarray(np.random.default_rng(3).normal(2, 2, (2, 3, 5, 6, 3)), jnp.float32)
+    weights = losses.LossWeights(supervision="modal", query=query)
+    total, terms = losses.layered_loss(logits, order, amodal, modal, weights, maps)
+    plain = losses.LossWeights(query=query)
+    expected, _ = losses.layered_loss(logits, order, modal, modal, plain, maps)
+    np.testing.assert_array_equal(total, expected)
+    blind, _ = losses.layered_loss(logits, order, jnp.zeros_like(amodal), modal, weights, maps)
+    np.testing.assert_array_equal(total, blind)
+    assert terms["order"] == 0  # modal masks never overlap
+    amodal_total, _ = losses.layered_loss(logits, order, amodal, modal, plain, maps)
+    assert total != amodal_total
+
+
+def test_another_supervision_is_refused():
+    with pytest.raises(UserError, match="loss.supervision is 'both'; choose amodal or modal"):
+        losses.LossWeights(supervision="both")
 
 
 def test_the_query_term_against_float64(case):

@@ -49,7 +49,45 @@ def test_ablation_of_table_e6_changes_flow_and_background_alone():
     for config in (a, b, c):
         assert config.data.validation == "syn_single"
         config.name = config.data.train = config.data.validation = config.data.flow = ""
+        config.experiment = ""
     assert a == b == c
     paper = get_config()
     paper.name = paper.data.train = paper.data.validation = paper.data.flow = ""
     assert a == paper
+
+
+# Table E7 of the supplement: instance norm, Hungarian matching, amodal, lambda_bound, T.
+TABLE_E7 = {
+    "ours_d": (False, True, "amodal", 0.2, 30),
+    "ours_e": (True, False, "amodal", 0.2, 30),
+    "ours_f": (True, True, "modal", 0.2, 30),
+    "ours_g": (True, True, "amodal", 0.2, 30),
+    "ours_h": (True, True, "amodal", 0.2, 15),
+    "ours_i": (True, True, "amodal", 0.0, 30),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_E7)
+def test_ablation_of_table_e7_changes_its_one_setting(name):
+    config = get_config(name)
+    assert config.experiment == name
+    loss, model = config.loss, config.model
+    settings = model.instance_norm, loss.matching, loss.supervision, loss.boundary, model.frames
+    assert settings == TABLE_E7[name]
+    model.instance_norm = loss.matching = True
+    loss.supervision, loss.boundary, model.frames = "amodal", 0.2, 30
+    config.name, config.experiment = "oclr-full", ""
+    assert config == get_config()
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.startswith("ours_")])
+def test_every_experiment_states_its_command_and_its_cost(name):
+    doc = VARIANTS[name].__doc__
+    command = f"python launch/train.py --config configs/oclr_flow.py:{name} --workdir workdirs/"
+    assert command in doc and "Cost: " in doc
+
+
+def test_tiny_keeps_what_an_experiment_is_about():
+    frames = {name: get_config(f"{name},tiny").model.frames for name in ("ours_g", "ours_h")}
+    assert frames == {"ours_g": 4, "ours_h": 2}
+    assert get_config("ours_d,tiny").experiment == "ours_d"

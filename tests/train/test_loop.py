@@ -35,6 +35,7 @@ def config():
     config.evaluate_every = 3
     config.checkpoint_every = 2
     config.keep_checkpoints = 2
+    config.strips = (0, 1, 9)
     return config
 
 
@@ -76,6 +77,11 @@ def test_what_a_training_leaves(tmp_path, config):
     assert {"steps_per_s", "data_wait", "learning_rate", "grad_norm"} < set(rows[0])
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "tensorboard").iterdir())
+    strips = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.glob("strips/*/*"))
+    assert strips == [f"strips/clip_{clip}/{step:09d}.png" for clip in (0, 1) for step in (3, 6)]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 1 + len(strips)
+    assert "Step 6 of 6: finished" in page and "optimizer.learning_rate" in page
 
     params, info = load_weights(tmp_path / "weights.safetensors")
     assert (info.name, info.data_version, info.flow) == ("oclr-tiny", "squares", data.flow)

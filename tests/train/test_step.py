@@ -83,6 +83,17 @@ def test_the_query_term_is_part_of_the_loss(parts):
     np.testing.assert_allclose(metrics["loss"], plain + metrics["query"], rtol=1e-5)
 
 
+def test_modal_supervision_is_training_on_modal_masks(parts):
+    model, optimizer, amodal_step = parts
+    weights = LossWeights(supervision="modal")
+    step = jax.jit(make_train_step(model, weights, optimizer, seed=0, ema_decay=0.5))
+    truth, modal_alone = batch(), batch()
+    modal_alone["amodal"] = truth["modal"]
+    ours, expected = step(fresh(parts), truth)[1], amodal_step(fresh(parts), modal_alone)[1]
+    for name in ("loss", "boundary", "grad_norm"):
+        np.testing.assert_allclose(ours[name], expected[name], rtol=1e-5, err_msg=name)
+
+
 def test_the_dropout_key_is_a_function_of_the_step(parts):
     state = fresh(parts)
     loss = [
