@@ -146,7 +146,7 @@ class TrainStates:
         self._manager.reload()
 
     def _check_room(self, size: int) -> None:
-        """Raises UserError where a state of `size` bytes has no room; orbax says it less clearly."""
+        """Raises UserError where a state of `size` bytes has no room; orbax is less clear."""
         folder = os.fspath(self._manager.directory)
         if "://" not in folder and shutil.disk_usage(folder).free < 2 * size:
             raise self._unwritable(OSError(f"it takes up to {2 * size / 1e6:.0f} MB"))
