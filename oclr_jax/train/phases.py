@@ -42,7 +42,7 @@ def total_seconds(rows: list[Row], pending: dict[str, float]) -> dict[str, float
     """
 
     def total(name: str) -> float:
-        return sum(row.get(name, 0.0) for row in rows if row["kind"] == "train")
+        return sum((row.get(name, 0.0) for row in rows if row["kind"] == "train"), 0.0)
 
     noted = {name: total(f"seconds_{name}") for name in TIMED}
     wait = total("seconds_data_wait")

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from etils import epath
 
 from configs.oclr_flow import get_config
 from oclr_jax.errors import UserError
@@ -74,7 +75,7 @@ def test_too_many_in_a_row_end_the_training(tmp_path, config):
 
 def looking(folder, policy="skip", bound=10) -> NonFiniteSteps:
     batch = {name: np.zeros((1, 1, 1, 1, 4 if name == "flow" else 3), np.float32) for name in NAMES}
-    return NonFiniteSteps(folder, lambda start: [batch], lambda step: "", policy, bound)
+    return NonFiniteSteps(epath.Path(folder), lambda start: [batch], lambda step: "", policy, bound)
 
 
 NAMES = ("flow", "amodal", "modal")
@@ -82,7 +83,7 @@ NAMES = ("flow", "amodal", "modal")
 
 def test_skips_count_in_a_row_alone(tmp_path):
     steps = looking(tmp_path, bound=2)
-    answers = [steps.look(i, x, 1.0) for i, x in enumerate([NAN, NAN, 1, float("inf"), NAN], 1)]
+    answers = [steps.look(i, x, 1.0) for i, x in enumerate([NAN, NAN, 1.0, float("inf"), NAN], 1)]
     assert answers == [False, False, True, False, False]
     with pytest.raises(UserError, match="step 6: the loss is 1.0 and the gradient's norm nan"):
         steps.look(6, 1.0, NAN)
