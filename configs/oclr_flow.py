@@ -114,8 +114,9 @@ def _released(config: ConfigDict) -> None:
 def _small(config: ConfigDict) -> None:
     """The model that ships in the package, on a grid that a CPU can train in hours.
 
-    The shipped weights are 2,500 steps of this and 2,800 more on batches of 6 clips of 4 frames,
-    with a larger weight of the query and the order term; their card holds both commands.
+    The shipped weights began with 2,500 steps of this. Four more runs had batches of 6 clips of 4
+    frames and a larger weight of the query and the order term, the last three of them channels
+    (16, 32, 64, 256), whose tokens are half as large; the weights' card holds every command.
     """
     config.name = "oclr-small"
     config.model.channels = (16, 32, 64, 128, 256)
