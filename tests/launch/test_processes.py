@@ -15,6 +15,8 @@ from oclr_jax.checkpoints.weights import load_weights
 from oclr_jax.train.journal import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
 PATIENCE = 600  # seconds; far more than it takes
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 STEPS = 6  # the first half by one training, the second by another

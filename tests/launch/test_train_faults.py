@@ -17,6 +17,8 @@ from tests.launch.test_processes import begin
 
 PATIENCE = 600  # seconds; far more than it takes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def start():

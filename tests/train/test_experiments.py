@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 EXPERIMENTS = [name for name in VARIANTS if name.startswith("ours_")]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory) -> Path:
