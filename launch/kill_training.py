@@ -37,8 +37,9 @@ from oclr_jax.train.state import TrainState, init_params, init_state
 
 ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = ("start", "step", "save")
-# Of the rows of the journal, what another run of the same training need not repeat.
-TIMES = {"seconds", "steps_per_s", "data_wait", "tflops_per_s", "mfu", "peak_gib"}
+# Of the rows of the journal, what another run of the same training need not repeat; the seconds of
+# each phase too.
+TIMES = ("seconds", "steps_per_s", "data_wait", "tflops_per_s", "mfu", "peak_gib")
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
@@ -131,7 +132,10 @@ def differences(config: ConfigDict, one: Path, other: Path) -> list[str]:
         if np.asarray(ours).tobytes() != np.asarray(theirs).tobytes():
             found.append(jax.tree_util.keystr(path))
     rows = [
-        [{n: v for n, v in row.items() if n not in TIMES} for row in read_rows(x / "metrics.jsonl")]
+        [
+            {n: v for n, v in row.items() if not n.startswith(TIMES)}
+            for row in read_rows(x / "metrics.jsonl")
+        ]
         for x in (one, other)
     ]
     if rows[0] != rows[1]:
