@@ -20,8 +20,8 @@ def replay(
 ) -> str:
     """Runs the step of a batch that was kept, from the very parameters that it met.
 
-    They come from the newest state before it, and the steps between, which are run again. Nothing
-    in the workdir changes.
+    They come from the newest state before it, and the steps between, which are run again. No state
+    is written; damaged ones are moved aside, as a training does, so none may run there meanwhile.
 
     Args:
       config: that of the training.
