@@ -9,8 +9,9 @@ from launch.measure import add_model_arguments, measure, model_config, report
 from oclr_jax.models.oclr import OCLR
 from oclr_jax.ops.losses import LossWeights
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
-from oclr_jax.train.state import init_params, init_state
+from oclr_jax.train.state import init_state
 from oclr_jax.train.step import make_train_step
+from oclr_jax.train.tasks.segmentation import Segmentation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,11 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Prints the figures."""
-    model = OCLR(model_config(options))
+    task = Segmentation(OCLR(model_config(options)), LossWeights(modal=options.modal))
     optimizer = make_optimizer(OptimizerConfig(), steps=600_000)
-    state = init_state(init_params(model, seed=0), optimizer, ema=False)
-    weights = LossWeights(modal=options.modal)
-    step = jax.jit(make_train_step(model, weights, optimizer, seed=0), donate_argnums=0)
+    state = init_state(task.init_params(seed=0), optimizer, ema=False)
+    step = jax.jit(make_train_step(task, optimizer, seed=0), donate_argnums=0)
     shape = (options.batch_size, options.frames, options.height, options.width)
     flow_key, mask_key = jax.random.split(jax.random.key(0))
     masks = jax.random.bernoulli(mask_key, 0.5, (*shape, 3)).astype(jnp.uint8)
