@@ -50,7 +50,7 @@ def make_train_step(
 
     def gradient(params, batch, keys):
         """Of the mean loss, with metrics, over all parts on all devices."""
-        parts = _split({**batch, "key": keys}, accumulate)
+        parts = _split({**batch, "example_key": keys}, accumulate)
         unit = mean(jax.vmap(task.loss_unit)(parts).astype(jnp.float32))
 
         def add(total, part):
@@ -61,8 +61,8 @@ def make_train_step(
         # Averaged over the devices here, outside of what is differentiated, and once: the gradient
         # of a mean over devices is another thing, and Adam would hide a common factor.
         grads = mean(jax.tree.map(lambda x: x[None] / accumulate, total))
-        spreads = {name: _spread(*values, mean) for name, values in moments.items()}
-        return grads, mean(metrics) | spreads
+        metrics = mean(metrics)
+        return grads, metrics | {name: _spread(*each, mean) for name, each in moments.items()}
 
     def step(state: TrainState, batch: AnyBatch) -> tuple[TrainState, Metrics]:
         examples = batch["flow"].shape[0]

@@ -55,8 +55,8 @@ class Task(Protocol):
         """The loss of a part of a batch, such that its mean over the parts is that of the whole.
 
         Returns with it metrics, `loss` among them, whose means over the parts are logged, and the
-        moments of quantities whose deviation over the whole batch is. `part["key"]` has a random
-        key for each example.
+        moments of quantities whose deviation over the whole batch is. `part["example_key"]` has a
+        random key for each example.
         """
 
     def evaluate(self, params: Any, batch: Any) -> tuple[Metrics, Any]:

@@ -87,7 +87,7 @@ class Segmentation:
         self, params: Any, part: Any, unit: Float[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Moments]]]:
         """As `Task`."""
-        out, inside = _apply_to_clips(self.model, params, part["flow"], part["key"])
+        out, inside = _apply_to_clips(self.model, params, part["flow"], part["example_key"])
         loss, terms = losses.layered_loss(
             *(out.amodal_logits, out.order, part["amodal"], part["modal"], self.weights),
             *(inside["query_maps"], unit),
