@@ -10,7 +10,11 @@ from data_pipelines.pair_transforms import FramePair, PairAugmentation, augment_
 from oclr_jax.errors import UserError
 
 _TRAINING = {"frames": "video/frames", "forward": "forward_flow", "backward": "backward_flow"}
-_VALIDATION = {"frames": "video/frames", "forward": "forward_flow"}
+_VALIDATION = {
+    "frames": "video/frames",
+    "forward": "forward_flow",
+    "estimated": "estimated_forward_flow",
+}
 
 
 def make_pair_loader(
@@ -44,7 +48,7 @@ def make_pair_loader(
     Raises:
       UserError: no such dataset or split, it is broken, or its frames do not serve.
     """
-    fields = dict(_TRAINING if train else _VALIDATION)
+    fields = _TRAINING if train else _VALIDATION
     sequences, settings = open_sequences(directory, split, fields)
     scene = settings["scene"]
     stored, rendered = ((scene[p + "height"], scene[p + "width"]) for p in ("", "render_"))
@@ -61,9 +65,7 @@ def make_pair_loader(
     if train:
         make = partial(training_pair, crop=crop, augmentation=augmentation or PairAugmentation())
     else:
-        make = validation_pair
-        if settings["flow"]["estimator"] == "dis":
-            sequences.fields["estimated"] = "estimated_forward_flow"
+        make = partial(validation_pair, estimated=settings["flow"]["estimator"] == "dis")
     return make_batches(
         sequences,
         settings,
@@ -94,10 +96,10 @@ def training_pair(
     return augment_pair(pair, rng, crop, augmentation)
 
 
-def validation_pair(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The first two frames of a stored sequence, and their estimated flow where it was read."""
+def validation_pair(stored: dict[str, np.ndarray], *, estimated: bool) -> dict[str, np.ndarray]:
+    """The first two frames of a stored sequence, with their estimated flow or without."""
     pair = dict(_pair(stored, "forward", 0, 1))
-    if "estimated" in stored:
+    if estimated:
         pair["estimated"] = stored["estimated"][0].astype(np.float32)
     return pair
 

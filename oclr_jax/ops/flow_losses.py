@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from oclr_jax.ops.flow_metrics import OUTLIER_PIXELS, OUTLIER_SHARE
 
@@ -36,6 +36,8 @@ def sequence_loss(
     """
     used = learned_vectors(truth, valid)
     count = used.sum() if vectors is None else vectors
+    # Twice, because unknown vectors may be no numbers, and so would be the gradient.
+    truth = jnp.where(used[..., None], truth, 0.0)
     error = jnp.where(used[..., None], jnp.abs(flows - truth), 0.0)
     per_step = error.sum(axis=(1, 2, 3, 4)) / jnp.maximum(2 * count, 1)
     weights = gamma ** np.arange(len(flows) - 1, -1, -1, dtype=np.float32)
@@ -44,7 +46,7 @@ def sequence_loss(
 
 def end_point_errors(
     flow: Float[Array, "n h w 2"], truth: Float[Array, "n h w 2"], valid: Bool[Array, "n h w"]
-) -> dict[str, Float[Array, ""]]:
+) -> dict[str, Float[Array, ""] | Int[Array, ""]]:
     """Sums over the valid vectors, to add up over batches, and `count`, how many they are.
 
     `epe`: distance in pixels; `over_1px`, `over_3px`: vectors further off than that; `fl_all`: 100

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,7 +53,7 @@ def open_optical_flow(config: ConfigDict) -> "OpticalFlow":
     return OpticalFlow(RAFT(model), crop, config.loss.gamma, config.loss.iterations)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class OpticalFlow:
     """A `Task`: pairs of frames in, the flow from the first to the second out.
 
@@ -133,7 +134,7 @@ class OpticalFlow:
         """As `Task`."""
         params = jax.eval_shape(lambda: self.init_params(0))
         frame = jax.ShapeDtypeStruct((1, *self.crop, 3), jnp.uint8)
-        forward = lambda *inputs: self._apply(*inputs, self.iterations)  # noqa: E731
+        forward = partial(self._apply, iterations=self.iterations)
         return 3 * examples * matrix_flops(forward, params, frame, frame)
 
     def export(

@@ -43,7 +43,7 @@ def init_params(model: nn.Module, seed: int) -> Any:
     return jax.jit(model.init)(jax.random.key(seed), flow)["params"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Segmentation:
     """A `Task`: clips of flow in, masks and their order out.
 
