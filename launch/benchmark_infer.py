@@ -23,4 +23,4 @@ def main(options: argparse.Namespace) -> None:
     flow = jax.random.normal(jax.random.key(0), shape, jnp.float32)
     forward = jax.jit(lambda params, flow: model.apply({"params": params}, flow))
     figures = measure(lambda: forward(params, flow), options.repeats)
-    report(f"forward, {options.batch_size} x {options.frames} frames", figures, options)
+    report({f"forward, {options.batch_size} x {options.frames} frames": figures}, options)

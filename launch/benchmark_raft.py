@@ -44,8 +44,5 @@ def main(options: argparse.Namespace) -> None:
     stats = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         figures["device_peak_gib"] = stats["peak_bytes_in_use"] / 2**30
-    report(
-        f"{options.model}, {options.batch_size} x {options.height}x{options.width}",
-        figures,
-        options,
-    )
+    what = f"{options.model}, {options.batch_size} x {options.height}x{options.width}"
+    report({what: figures}, options)

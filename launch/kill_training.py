@@ -78,9 +78,7 @@ def start(config: ConfigDict, workdir: Path, **options: int) -> subprocess.Popen
                 f"--workdir={workdir}",
             ],
             cwd=ROOT,
-            stdout=log,
-            stderr=log,
-            **options,
+            **{"stdout": log, "stderr": log} | options,
         )
 
 

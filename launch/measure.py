@@ -65,10 +65,12 @@ def measure(run: Callable[[], Any], repeats: int) -> dict[str, float]:
     }
 
 
-def report(what: str, figures: dict[str, float], options: argparse.Namespace) -> None:
-    """Prints a table of one row, and writes it with its setting where `--json` says."""
-    print(f"| what | {' | '.join(figures)} |\n|{'---|' * (len(figures) + 1)}")
-    print(f"| {what} | {' | '.join(f'{value:.3f}' for value in figures.values())} |")
+def report(rows: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
+    """Prints a table of what was measured, and writes it with its setting where `--json` says."""
+    names = next(iter(rows.values()))
+    print(f"| what | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}")
+    for what, figures in rows.items():
+        print(f"| {what} | {' | '.join(f'{value:.3f}' for value in figures.values())} |")
     if options.json:
         setting = {name: value for name, value in vars(options).items() if name != "json"}
         setting |= {
@@ -77,4 +79,4 @@ def report(what: str, figures: dict[str, float], options: argparse.Namespace) ->
             "jax": jax.__version__,
             "python": platform.python_version(),
         }
-        options.json.write_text(json.dumps({"what": what, **figures, "setting": setting}, indent=1))
+        options.json.write_text(json.dumps({"rows": rows, "setting": setting}, indent=1))

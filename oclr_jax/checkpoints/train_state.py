@@ -1,6 +1,7 @@
 """Resumable training states on disk, by orbax; the one place that knows its interface."""
 
 import os
+import shutil
 import sys
 import zlib
 from collections.abc import Callable, Sequence
@@ -67,6 +68,7 @@ class TrainStates:
         state = jax.tree.map(np.array, state)
         notes = {_CHECKSUMS: _checksums(state), _SCORE: score}
         self._scores[step] = score
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=notes)
         except Exception as error:  # the file system's, tensorstore's or orbax's own
@@ -142,6 +144,12 @@ class TrainStates:
                 )
         multihost_utils.sync_global_devices("unreadable states are moved")
         self._manager.reload()
+
+    def _check_room(self, size: int) -> None:
+        """Raises UserError where a state of `size` bytes has no room; orbax is less clear."""
+        folder = os.fspath(self._manager.directory)
+        if "://" not in folder and shutil.disk_usage(folder).free < 2 * size:
+            raise self._unwritable(OSError(f"it takes up to {2 * size / 1e6:.0f} MB"))
 
     def _unwritable(self, error: Exception) -> UserError:
         return UserError(

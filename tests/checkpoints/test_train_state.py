@@ -178,6 +178,15 @@ def files_of_at_most(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def test_a_disk_without_room_is_told_before(tmp_path, monkeypatch):
+    states = TrainStates(tmp_path, 2)
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
+    with pytest.raises(UserError, match=r"cannot be written .*it takes up to 0 MB\); make room"):
+        states.save(1, after(1))
+    states.close()
+
+
 def test_a_full_disk_leaves_the_states_before(tmp_path):
     saved(tmp_path, 2)
     states = TrainStates(tmp_path, 2)

@@ -24,7 +24,7 @@ def run(name: str, folder: Path, **shorter: int) -> list[dict]:
     for constant, value in shorter.items():
         (cell,) = (cell for cell in cells if re.search(rf"^{constant} = ", cell.source, re.M))
         cell.source = re.sub(rf"^{constant} = .*", f"{constant} = {value}", cell.source, flags=re.M)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": folder}}).execute()
     return [output for cell in cells for output in cell.get("outputs", [])]
 
 

@@ -30,7 +30,6 @@ WAYS = {
     "jit": ("jit", 8, 1),
     "pmap": ("pmap", 8, 1),
     "jit_accumulated": ("jit", 8, 2),
-    "pmap_accumulated": ("pmap", 8, 2),
 }
 MODEL = OCLRConfig(
     channels=(4, 8), heads=2, feedforward=8, encoder_layers=1, decoder_layers=1, dropout=0.2
