@@ -164,7 +164,9 @@ def test_what_a_training_leaves(tmp_path, config):
     pair = drifts(1, 1, 64, 64)
     frames = [jnp.asarray(pair[name], jnp.float32) / 255 for name in ("first", "second")]
     expected = RAFT(info.model).apply(variables, *frames, ITERATIONS).flow[-1]
-    np.testing.assert_allclose(raft(pair["first"], pair["second"]), expected, atol=1e-3)
+    # Programs of other shapes round otherwise, and refinement from random parameters magnifies it.
+    tolerance = 1e-3 * np.abs(expected).max()
+    np.testing.assert_allclose(raft(pair["first"], pair["second"]), expected, atol=tolerance)
 
 
 def test_a_stopped_training_resumes_bit_exactly(tmp_path, config):
