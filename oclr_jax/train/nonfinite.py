@@ -30,7 +30,7 @@ class NonFiniteSteps:
     max_in_row: so many may be skipped one after the other.
     """
 
-    workdir: epath.Path
+    workdir: os.PathLike
     batches: Callable[[int], Iterable[AnyBatch]]
     samples: Callable[[int], str]
     policy: str
@@ -71,7 +71,7 @@ class NonFiniteSteps:
 
     def _keep(self, step: int, samples: str) -> str:
         """Writes the batch of a step, made once more, and says where it is."""
-        folder = self.workdir / FOLDER
+        folder = epath.Path(self.workdir) / FOLDER
         try:
             folder.mkdir(exist_ok=True)
             process = f"_process_{jax.process_index()}" if jax.process_count() > 1 else ""
