@@ -4,6 +4,7 @@ A workdir keeps them as `strips/clip_<number>/<step>.png`, whichever process dre
 """
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 from etils import epath
@@ -70,7 +71,9 @@ def pair_strip(batch: FlowBatch, flow: Float[np.ndarray, "b h w 2"]) -> UInt8[np
     return _grid([[np.asarray(batch["first"][0]), np.asarray(batch["second"][0]), *colored]])
 
 
-def _grid(rows: list[list[UInt8[np.ndarray, "h w 3"]]]) -> UInt8[np.ndarray, "H W 3"]:
+def _grid(
+    rows: Iterable[Iterable[UInt8[np.ndarray, "h w 3"]]],
+) -> UInt8[np.ndarray, "H W 3"]:
     pad = ((0, GAP), (0, GAP), (0, 0))
     return np.vstack(
         [np.hstack([np.pad(p, pad, constant_values=255) for p in row]) for row in rows]

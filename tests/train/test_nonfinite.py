@@ -82,7 +82,7 @@ NAMES = ("flow", "amodal", "modal")
 
 def test_skips_count_in_a_row_alone(tmp_path):
     steps = looking(tmp_path, bound=2)
-    answers = [steps.look(i, x, 1.0) for i, x in enumerate([NAN, NAN, 1, float("inf"), NAN], 1)]
+    answers = [steps.look(i, x, 1.0) for i, x in enumerate([NAN, NAN, 1.0, float("inf"), NAN], 1)]
     assert answers == [False, False, True, False, False]
     with pytest.raises(UserError, match="step 6: the loss is 1.0 and the gradient's norm nan"):
         steps.look(6, 1.0, NAN)
