@@ -31,6 +31,7 @@ def get_config(variants: str = "") -> ConfigDict:
 def _paper() -> ConfigDict:
     config = ConfigDict()
     config.name = "oclr-full"  # name of the exported weights
+    config.task = "segmentation"  # what is learned
     config.experiment = ""  # row of the paper's tables E6 to E8 that the training stands for
     config.seed = 0  # parameters, dropout and the order of the data
 
@@ -81,11 +82,13 @@ def _paper() -> ConfigDict:
     optimizer = config.optimizer = ConfigDict()
     optimizer.learning_rate = 5e-5  # Adam, after the warm-up
     optimizer.warmup_steps = 40_000  # linear, from 0
-    optimizer.decay = "halving"  # "halving", or "cosine" to final_fraction over the training
+    optimizer.decay = "halving"  # or "cosine" or "linear" to final_fraction over the training
     optimizer.halve_every = 80_000  # steps between halvings, counted from step 0
     optimizer.max_halvings = 9  # then the rate stays
-    optimizer.final_fraction = 0.01  # of the rate, where the cosine ends
+    optimizer.final_fraction = 0.01  # of the rate, where cosine and linear decay end
     optimizer.clip_value = 5.0  # every component of the gradient is clipped to [-5, 5]
+    optimizer.clip_norm = 0.0  # bound on the norm of the whole gradient; 0: none
+    optimizer.weight_decay = 0.0  # share of every parameter that a step at rate 1 takes off (AdamW)
     optimizer.unet_factor = 1.0  # rate of the U-Net over that of the transformer
     config.ema_decay = 0.0  # moving average of parameters, evaluated and exported; 0: none
 

@@ -9,8 +9,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial, reduce
+from operator import getitem
 from typing import Any
 
 import cv2
@@ -25,7 +26,7 @@ from data_pipelines.transforms import Augmentation, Clip, augment, drop_unseen, 
 from oclr_jax.errors import UserError
 from oclr_jax.flow.gaps import gap_flows
 from oclr_jax.flow.resize import resize_flow
-from oclr_jax.types import Batch
+from oclr_jax.types import AnyBatch
 
 # What the loader reads of an example for each kind of flow: (gap +1, gap -1).
 _FLOW_FIELDS = {
@@ -58,35 +59,51 @@ def dataset_directory(data_dir: str | os.PathLike, config: str) -> epath.Path:
     return max(versions, key=lambda path: tfds.core.Version(path.name))
 
 
+def clip_fields(flow: str) -> dict[str, str]:
+    """What a clip needs of an example: fields by the names that `Sequences` gives them.
+
+    forward, backward [t h w 2] float16; amodal [t h w k], segmentations [t h w 1] uint8. Raises
+    UserError where there is no such flow.
+    """
+    if flow not in _FLOW_FIELDS:
+        raise UserError(f"There is no {flow} flow; choose one of {', '.join(_FLOW_FIELDS)}.")
+    forward, backward = _FLOW_FIELDS[flow]
+    return {
+        "forward": forward,
+        "backward": backward,
+        "amodal": "amodal_segmentations",
+        "segmentations": "video/segmentations",
+    }
+
+
 class Sequences:
-    """The stored sequences of a split by index, only what a clip needs decoded.
+    """The stored sequences of a split by index, only some fields decoded.
 
     Sent to a worker process, it opens the files there anew.
     """
 
-    def __init__(self, directory: str | os.PathLike, split: str, flow: str):
-        self.directory, self.split, self.flow = os.fspath(directory), split, flow
+    def __init__(self, directory: str | os.PathLike, split: str, fields: dict[str, str]):
+        """`fields` are those of an example to decode, by the names that they get; a slash leads
+        into a field of several."""
+        self.directory, self.split, self.fields = os.fspath(directory), split, fields
 
     def __len__(self) -> int:
         return len(self._opened[0])
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """forward, backward [t h w 2] float16; amodal [t h w k], segmentations [t h w 1] uint8."""
-        records, fields = self._opened
+        """The fields, each with a leading axis over time."""
+        records, features = self._opened
         try:
-            example = fields.deserialize_example_np(records[index])
+            example = features.deserialize_example_np(records[index])
         except Exception as error:  # checksums of the files and the decoders each raise their own
             raise _broken(self.directory, f"sequence {index} of {self.split}") from error
-        forward, backward = _FLOW_FIELDS[self.flow]
         return {
-            "forward": example[forward],
-            "backward": example[backward],
-            "amodal": example["amodal_segmentations"],
-            "segmentations": example["video"]["segmentations"],
+            name: np.asarray(reduce(getitem, _path(field), example))
+            for name, field in self.fields.items()
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"directory": self.directory, "split": self.split, "flow": self.flow}
+        return {"directory": self.directory, "split": self.split, "fields": self.fields}
 
     @cached_property
     def _opened(self):
@@ -94,18 +111,18 @@ class Sequences:
         records = builder.as_data_source(
             self.split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
-        forward, backward = _FLOW_FIELDS[self.flow]
-        known = builder.info.features
         # A subset of the fields by hand, because `PartialDecoding` needs TensorFlow.
-        fields = tfds.features.FeaturesDict(
-            {
-                "video": {"segmentations": known["video"]["segmentations"]},
-                forward: known[forward],
-                backward: known[backward],
-                "amodal_segmentations": known["amodal_segmentations"],
-            }
-        )
-        return records, fields
+        wanted: dict[str, Any] = {}
+        for *rooms, name in map(_path, self.fields.values()):
+            known, place = builder.info.features, wanted
+            for room in rooms:
+                known, place = known[room], place.setdefault(room, {})
+            place[name] = known[name]
+        return records, tfds.features.FeaturesDict(wanted)
+
+
+def _path(field: str) -> list[str]:
+    return field.split("/")
 
 
 class OnlineSequences:
@@ -159,18 +176,18 @@ class Loader:
         """Batches in one pass over the split."""
         return self._batches
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> AnyBatch:
         """The batch of a step."""
         return self._dataset[step]
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[AnyBatch]:
         return self.iterate()
 
     def samples(self, step: int) -> str:
         """The sequences that the batch of a step shows clips of, in words; nothing is read."""
         return f"sequences {', '.join(map(str, self._order[step]))}"
 
-    def iterate(self, start_step: int = 0) -> Iterator[Batch]:
+    def iterate(self, start_step: int = 0) -> Iterator[AnyBatch]:
         """Yields the batches from a step on, made ahead of time; endless in training.
 
         Batches are made by worker processes, or by a thread of this process where there are none;
@@ -266,34 +283,66 @@ def make_loader(
     Raises:
       UserError: no such dataset or split, or it is broken, too short or too small.
     """
+    sequences, settings = open_sequences(directory, split, clip_fields(flow))
+    _check_clips(f"The dataset {directory}", frames, settings["scene"]["frames"], gaps)
+    cut = {"frames": frames, "grid": (height, width), "gaps": tuple(gaps)}
+    if train:
+        make_clip = partial(training_clip, augmentation=augmentation or Augmentation(), **cut)
+    else:
+        make_clip = partial(validation_clip, **cut)
+    return make_batches(
+        sequences,
+        settings,
+        make_clip,
+        train=train,
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def make_batches(
+    sequences: Sequences,
+    settings: dict[str, Any],
+    make: Callable[..., Any],
+    *,
+    train: bool,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    process_index: int,
+    process_count: int,
+) -> Loader:
+    """Batches of what `make` makes of stored sequences.
+
+    Args:
+      sequences, settings: as `open_sequences` gives them.
+      make: of a sequence, and in training of a random generator, one example of a batch.
+      train, batch_size, seed, workers, process_index, process_count: as `make_loader`.
+
+    Raises:
+      UserError: fewer sequences than a training batch takes.
+    """
     # Not at the top: grain loads jax where it is installed, and rendering should not.
     import grain
 
-    sequences, settings = _open(directory, split, flow)
-    _check_clips(f"The dataset {directory}", frames, settings["scene"]["frames"], gaps)
-    clips = batch_size * process_count
-    if train and len(sequences) < clips:
+    examples = batch_size * process_count
+    if train and len(sequences) < examples:
         raise UserError(
-            f"The split {split} of {directory} has {len(sequences)} sequences, too few for batches "
-            f"of {clips}; use smaller batches."
+            f"The split {sequences.split} of {sequences.directory} has {len(sequences)} sequences, "
+            f"too few for batches of {examples}; use smaller batches."
         )
     dataset = grain.MapDataset.source(sequences).seed(seed)
     # Drawn as the sequences themselves are.
     order = grain.MapDataset.range(len(sequences)).seed(seed)
     if train:
-        make_clip = partial(
-            training_clip,
-            frames=frames,
-            grid=(height, width),
-            gaps=tuple(gaps),
-            augmentation=augmentation or Augmentation(),
-        )
-        dataset = dataset.shuffle().repeat(_ENDLESS).random_map(make_clip)
+        dataset = dataset.shuffle().repeat(_ENDLESS).random_map(make)
         order = order.shuffle().repeat(_ENDLESS)
-        batches = len(sequences) // clips
+        batches = len(sequences) // examples
     else:
-        make_clip = partial(validation_clip, frames=frames, grid=(height, width), gaps=tuple(gaps))
-        dataset = dataset.map(make_clip)
+        dataset = dataset.map(make)
         own = range(process_index, -(-len(sequences) // batch_size), process_count)
         batches = len(own)
     dataset = _batched(dataset, batch_size, process_index, process_count)
@@ -331,8 +380,7 @@ def make_online_loader(
     """
     import grain
 
-    if flow not in _FLOW_FIELDS:
-        raise UserError(f"There is no {flow} flow; choose one of {', '.join(_FLOW_FIELDS)}.")
+    clip_fields(flow)  # refuses a flow that there is not
     _check_clips(f"The online data {recipe.config.name}", frames, recipe.config.scene.frames, gaps)
     make_clip = partial(
         training_clip,
@@ -371,9 +419,15 @@ def _check_clips(what: str, frames: int, stored: int, gaps: tuple[int, ...]) -> 
         )
 
 
-def _open(directory: str | os.PathLike, split: str, flow: str) -> tuple[Sequences, dict[str, Any]]:
-    if flow not in _FLOW_FIELDS:
-        raise UserError(f"There is no {flow} flow; choose one of {', '.join(_FLOW_FIELDS)}.")
+def open_sequences(
+    directory: str | os.PathLike, split: str, fields: dict[str, str]
+) -> tuple[Sequences, dict[str, Any]]:
+    """The sequences of a split, and the dataset's metadata.
+
+    Raises:
+      UserError: no such dataset or split, it is broken or empty, or has no exact flow where
+        `fields` ask for it.
+    """
     try:
         info = tfds.builder_from_directory(directory).info
         # Version 1 of the data did not say; all of it was rendered.
@@ -387,11 +441,11 @@ def _open(directory: str | os.PathLike, split: str, flow: str) -> tuple[Sequence
         files = [path for path in part.filepaths if path.exists()]
         if sum(path.stat().length for path in files) != part.num_bytes:
             raise _broken(directory, f"the files of {part.name}")
-    if flow == "exact" and not settings["exact_flow"]:
+    if "forward_flow" in fields.values() and not settings["exact_flow"]:
         raise UserError(
             f"The dataset {directory} was imported and has no exact flow; use estimated."
         )
-    sequences = Sequences(directory, split, flow)
+    sequences = Sequences(directory, split, fields)
     try:
         count = len(sequences)
     except ValueError as error:

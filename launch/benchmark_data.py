@@ -18,7 +18,7 @@ from absl import logging
 from data_pipelines.builders.examples import encode_sample
 from data_pipelines.builders.generation import generate_dataset
 from data_pipelines.builders.oclr_syn import OclrSynConfig, render_seen
-from data_pipelines.loaders import Loader, Sequences, dataset_directory, make_loader
+from data_pipelines.loaders import Loader, Sequences, clip_fields, dataset_directory, make_loader
 from data_pipelines.synthetic import SceneConfig
 from oclr_jax.flow.estimator import DIS
 from oclr_jax.flow.gaps import gap_flows
@@ -107,7 +107,7 @@ def _print_generation(folder: Path, processes: int, options: argparse.Namespace)
 
 
 def _print_loading(directory: Path, options: argparse.Namespace) -> None:
-    sequences = Sequences(directory, "train", "estimated")
+    sequences = Sequences(directory, "train", clip_fields("estimated"))
     count = min(len(sequences), 20)
     read = _cpu_seconds(lambda: [sequences[index] for index in range(count)])
     size = sum(path.stat().st_size for path in directory.iterdir()) / len(sequences)

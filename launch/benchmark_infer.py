@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from launch.measure import add_model_arguments, measure, model_config, report
 from oclr_jax.models.oclr import OCLR
-from oclr_jax.train.state import init_params
+from oclr_jax.train.tasks.segmentation import init_params
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

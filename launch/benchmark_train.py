@@ -16,9 +16,10 @@ from oclr_jax.models.oclr import OCLR
 from oclr_jax.ops.losses import LossWeights
 from oclr_jax.train.devices import WAYS, open_devices
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
-from oclr_jax.train.state import init_params, init_state
+from oclr_jax.train.state import init_state
 from oclr_jax.train.step import make_train_step
-from oclr_jax.train.utilisation import machine_use, training_flops
+from oclr_jax.train.tasks.segmentation import Segmentation
+from oclr_jax.train.utilisation import machine_use
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,12 +44,11 @@ def main(options: argparse.Namespace) -> None:
 def measure_step(options: argparse.Namespace) -> dict[str, float]:
     """Figures of a step on all devices of this process."""
     devices = open_devices(options.parallel, options.batch_size, options.accumulate)
-    model = OCLR(model_config(options))
+    task = Segmentation(OCLR(model_config(options)), LossWeights(modal=options.modal))
     optimizer = make_optimizer(OptimizerConfig(), steps=600_000)
-    state = devices.replicate(init_state(init_params(model, seed=0), optimizer, ema=False))
+    state = devices.replicate(init_state(task.init_params(seed=0), optimizer, ema=False))
     pure_step = make_train_step(
-        model,
-        LossWeights(modal=options.modal),
+        task,
         optimizer,
         seed=0,
         accumulate=options.accumulate,
@@ -66,7 +66,7 @@ def measure_step(options: argparse.Namespace) -> dict[str, float]:
         return state, metrics
 
     figures = measure(run, options.repeats)
-    flops = training_flops(model, options.batch_size)
+    flops = task.step_flops(options.batch_size)
     return figures | machine_use(flops / figures["seconds"])
 
 

@@ -28,12 +28,11 @@ from ml_collections import ConfigDict
 
 from configs.oclr_flow import get_config
 from oclr_jax.checkpoints.train_state import TrainStates
-from oclr_jax.models.oclr import OCLR
 from oclr_jax.train.journal import read_rows
-from oclr_jax.train.loop import model_config
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
 from oclr_jax.train.start import STATES
-from oclr_jax.train.state import TrainState, init_params, init_state
+from oclr_jax.train.state import TrainState, init_state
+from oclr_jax.train.tasks import open_task
 
 ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = ("start", "step", "save")
@@ -115,7 +114,7 @@ def kill(training: subprocess.Popen, workdir: Path, moment: str, rng: random.Ran
 def last_state(config: ConfigDict, workdir: Path) -> TrainState:
     """The newest state of a training."""
     optimizer = make_optimizer(OptimizerConfig(**config.optimizer), config.steps)
-    params = init_params(OCLR(model_config(config)), config.seed)
+    params = open_task(config).init_params(config.seed)
     states = TrainStates(workdir / STATES, config.keep_checkpoints, config.keep_best)
     like = jax.device_put(init_state(params, optimizer, config.ema_decay > 0), jax.devices()[0])
     try:

@@ -1,4 +1,6 @@
-"""Trains the flow model: `python launch/train.py --config configs/oclr_flow.py --workdir DIR`.
+"""Trains a model: `python launch/train.py --config configs/oclr_flow.py --workdir DIR`.
+
+`configs/oclr_flow.py` is the flow model, `configs/raft.py` optical flow.
 
 Variants follow a colon, single fields a dot: `--config configs/oclr_flow.py:small
 --config.data.dir=DATA --config.steps=100`. The same command again goes on where it stopped: after
@@ -24,6 +26,7 @@ from ml_collections import ConfigDict, config_flags
 
 from data_pipelines.builders.oclr_syn import OclrSyn, Rendering
 from data_pipelines.loaders import Loader, dataset_directory, make_loader, make_online_loader
+from data_pipelines.pair_loader import make_pair_loader
 from data_pipelines.synthetic import open_sources
 from oclr_jax.errors import UserError
 from oclr_jax.flow.estimator import DIS
@@ -44,23 +47,7 @@ REPLAY = flags.DEFINE_string("replay", None, "kept batch of a step that was not 
 
 def open_data(config: ConfigDict) -> Data:
     """Training and validation batches of the generated datasets that the configuration names."""
-    model = config.model
-    clips = {
-        "frames": model.frames,
-        "height": model.height,
-        "width": model.width,
-        "gaps": tuple(model.gaps),
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-    }
-    training = _open_training(config, clips)
-    validation = make_loader(
-        dataset_directory(config.data.dir, config.data.validation),
-        "validation",
-        batch_size=1,
-        train=False,
-        **clips,
-    )
+    training, validation = (_open_pairs if config.task == "optical_flow" else _open_clips)(config)
     return Data(
         batches=training.iterate,
         validation=validation.iterate,
@@ -70,7 +57,47 @@ def open_data(config: ConfigDict) -> Data:
     )
 
 
-def _open_training(config: ConfigDict, clips: dict[str, Any]) -> Loader:
+def _open_pairs(config: ConfigDict) -> tuple[Loader, Loader]:
+    """Pairs of frames to train on, and to evaluate on."""
+    data = config.data
+    own = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    training = make_pair_loader(
+        dataset_directory(data.dir, data.train),
+        "train",
+        batch_size=config.batch_size // jax.process_count(),
+        crop=tuple(data.crop),
+        train=True,
+        seed=config.seed,
+        workers=data.workers,
+        **own,
+    )
+    directory = dataset_directory(data.dir, data.validation)
+    return training, make_pair_loader(directory, "validation", batch_size=1, train=False, **own)
+
+
+def _open_clips(config: ConfigDict) -> tuple[Loader, Loader]:
+    """Clips of flow and masks to train on, and to evaluate on."""
+    model = config.model
+    clips = {
+        "frames": model.frames,
+        "height": model.height,
+        "width": model.width,
+        "gaps": tuple(model.gaps),
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    training = _open_training_clips(config, clips)
+    validation = make_loader(
+        dataset_directory(config.data.dir, config.data.validation),
+        "validation",
+        batch_size=1,
+        train=False,
+        **clips,
+    )
+    return training, validation
+
+
+def _open_training_clips(config: ConfigDict, clips: dict[str, Any]) -> Loader:
     """Stored training clips, or the stream that is rendered while the training runs."""
     data = config.data
     batches = {

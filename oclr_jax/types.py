@@ -5,10 +5,10 @@ back in the ground truth, index 0 in front). Flow is `(u, v)` = (right, down) in
 on which it is stored; gap `+1` is frame i to i+1, gap `-1` is frame i to i-1.
 """
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 
 class Batch(TypedDict):
@@ -22,3 +22,22 @@ class Batch(TypedDict):
     flow: Float32[np.ndarray, "b t h w 4"]
     amodal: UInt8[np.ndarray, "b t h w k"]
     modal: UInt8[np.ndarray, "b t h w k"]
+
+
+class FlowBatch(TypedDict):
+    """What a training step of optical flow consumes.
+
+    first, second: RGB.
+    flow: of every pixel of `first`, in pixels, to `second`.
+    valid: where the flow is known.
+    estimated: in validation, the flow that the data holds of DIS between the same frames.
+    """
+
+    first: UInt8[np.ndarray, "b h w 3"]
+    second: UInt8[np.ndarray, "b h w 3"]
+    flow: Float32[np.ndarray, "b h w 2"]
+    valid: Bool[np.ndarray, "b h w"]
+    estimated: NotRequired[Float32[np.ndarray, "b h w 2"]]
+
+
+AnyBatch = Batch | FlowBatch

@@ -132,6 +132,19 @@ class OclrSyn(tfds.core.ShardBasedBuilder):
             sequences_per_shard=2,
         ),
         OclrSynConfig(
+            name="tiny_pairs",
+            description="As tiny, with flow at the rendering resolution: for optical flow.",
+            scene=SceneConfig(frames=4, height=64, width=96, render_height=64, render_width=96),
+            splits={"train": 6, "validation": 3},
+            sequences_per_shard=2,
+        ),
+        OclrSynConfig(
+            name="flow_pairs",
+            description="To train optical flow on: 4 frames, flow at the rendering resolution.",
+            scene=SceneConfig(frames=4, height=256, width=448),
+            splits={"train": 2000, "validation": 64},
+        ),
+        OclrSynConfig(
             name="syn_small",
             description="What the weights in the package were trained on.",
             splits={"train": 528, "validation": 48},

@@ -4,7 +4,9 @@ Teed and Deng: "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow" (EC
 3.1 and the supplement's figure of the architecture.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +15,35 @@ from jaxtyping import Array, Float
 
 from oclr_jax.models.unet import instance_norm
 
-conv_kernel = nn.initializers.kaiming_normal()
+# As the published encoders start; the update operator starts smaller.
+encoder_kernel = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def convolution(features: int, size: tuple[int, int], dtype: jnp.dtype, stride: int = 1, **named):
+def convolution(
+    features: int,
+    size: tuple[int, int],
+    dtype: jnp.dtype,
+    stride: int = 1,
+    kernel_init: Callable[..., Any] = encoder_kernel,
+    **named: Any,
+) -> nn.Conv:
     """A convolution with bias whose padding is half of its size on every side.
 
     With a stride, padding "SAME" would shift the grid by a pixel.
     """
     padding = [(side // 2, side // 2) for side in size]
     strides = (stride, stride)
-    return nn.Conv(features, size, strides, padding, dtype=dtype, kernel_init=conv_kernel, **named)
+    return nn.Conv(features, size, strides, padding, dtype=dtype, kernel_init=kernel_init, **named)
 
 
-def pixel_linear(features: int, dtype: jnp.dtype, **named) -> nn.Dense:
+def pixel_linear(
+    features: int,
+    dtype: jnp.dtype,
+    kernel_init: Callable[..., Any] = encoder_kernel,
+    **named: Any,
+) -> nn.Dense:
     """A 1x1 convolution with bias, as the matrix product that it is."""
-    return nn.Dense(features, dtype=dtype, kernel_init=conv_kernel, **named)
+    return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, **named)
 
 
 class Norm(nn.Module):

@@ -1,14 +1,20 @@
 """RAFT's update operator: one step from the flow so far to a better one (RAFT, section 3.3)."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from oclr_jax.models.raft_encoder import conv_kernel, convolution, pixel_linear
+from oclr_jax.models import raft_encoder
+from oclr_jax.models.initializers import conv_kernel
 
 GATES = ("update", "reset", "candidate")
+# The published update operator starts so; with larger kernels its first flows are far too long.
+convolution = partial(raft_encoder.convolution, kernel_init=conv_kernel)
+pixel_linear = partial(raft_encoder.pixel_linear, kernel_init=conv_kernel)
 
 
 class MotionEncoder(nn.Module):

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from oclr_jax.errors import UserError
-from oclr_jax.types import Batch
+from oclr_jax.types import AnyBatch
 
 # Name of the mesh's only axis, along which a batch is split.
 AXIS = "data"
@@ -117,7 +117,7 @@ class Devices:
         """Host values, the same in every process, as arrays that are whole on every device."""
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
-    def shard(self, batch: Batch) -> dict[str, jax.Array]:
+    def shard(self, batch: AnyBatch) -> dict[str, jax.Array]:
         """This process's clips of a batch, on the way to its devices.
 
         The processes' clips, in their order, are the whole batch.

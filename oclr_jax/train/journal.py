@@ -4,6 +4,7 @@ import io
 import json
 import os
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib
@@ -73,15 +74,14 @@ class Journal:
         """Whether there is such a row of this step."""
         return any(row["kind"] == kind and row["step"] == step for row in self.rows)
 
-    def best(self, name: str) -> float:
-        """The highest value so far of a validation score; -inf before the first."""
-        scores = [row[name] for row in self.rows if row["kind"] == "validation" and name in row]
-        return max(scores, default=float("-inf"))
+    def scores(self, name: str) -> list[float]:
+        """The values so far of a validation score."""
+        return [row[name] for row in self.rows if row["kind"] == "validation" and name in row]
 
-    def plot(self) -> bytes:
-        """Draws `curves.png` anew; returns it."""
+    def plot(self, curves: Mapping[str, Iterable[str]]) -> bytes:
+        """Draws `curves.png` anew; returns it. `curves` is as `plot_curves` takes it."""
         png = io.BytesIO()
-        plot_curves(self.rows, png)
+        plot_curves(self.rows, curves, png)
         with replacing(self._folder / "curves.png") as unfinished:
             unfinished.write_bytes(png.getvalue())
         return png.getvalue()
@@ -110,16 +110,15 @@ def read_rows(path: str | os.PathLike) -> list[Row]:
     return rows
 
 
-def plot_curves(rows: list[Row], file: Any) -> None:
-    """Losses, validation scores and learning rate over the steps, as a PNG into `file`."""
-    panels = {
-        "loss": ["train/loss", "train/bce", "train/boundary", "train/order", "validation/loss"],
-        "score": ["validation/modal_j", "validation/amodal_j", "validation/order_accuracy"],
-        "learning rate": ["train/learning_rate"],
-    }
-    figure, axes = plt.subplots(1, len(panels), figsize=(15, 4), layout="constrained")
-    for axis, (title, curves) in zip(axes, panels.items(), strict=True):
-        for curve in curves:
+def plot_curves(rows: list[Row], curves: Mapping[str, Iterable[str]], file: Any) -> None:
+    """Values over the steps, as a PNG into `file`.
+
+    Args:
+      curves: of each panel by its title, as "kind/name" of the rows.
+    """
+    figure, axes = plt.subplots(1, len(curves), figsize=(5 * len(curves), 4), layout="constrained")
+    for axis, (title, names) in zip(axes, curves.items(), strict=True):
+        for curve in names:
             kind, name = curve.split("/")
             points = [(r["step"], r[name]) for r in rows if r["kind"] == kind and name in r]
             if points:

@@ -14,15 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from flax import linen as nn
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from oclr_jax.checkpoints.train_state import TrainStates
-from oclr_jax.checkpoints.weights import WeightsInfo, save_weights
 from oclr_jax.errors import UserError
-from oclr_jax.models.oclr import OCLR, OCLRConfig, param_count
-from oclr_jax.ops.losses import LossWeights
+from oclr_jax.models.oclr import param_count
 from oclr_jax.train.devices import Devices, add_up, is_lead, on_this_process, open_devices, say
 from oclr_jax.train.interrupts import Stop
 from oclr_jax.train.journal import Journal
@@ -34,10 +31,12 @@ from oclr_jax.train.schedule import OptimizerConfig, learning_rate, make_optimiz
 from oclr_jax.train.settings import check_no_states_lost, check_settings, keep_settings
 from oclr_jax.train.start import ORIGIN, STATES, first_state
 from oclr_jax.train.state import TrainState
-from oclr_jax.train.step import SUMS, make_eval_step, make_train_step, means
-from oclr_jax.train.strips import drawn_steps, image_strip, read_strip, write_strip
-from oclr_jax.train.utilisation import machine_use, training_flops
-from oclr_jax.types import Batch
+from oclr_jax.train.step import make_train_step, means
+from oclr_jax.train.strips import drawn_steps, read_strip, write_strip
+from oclr_jax.train.task import Task
+from oclr_jax.train.tasks import open_task
+from oclr_jax.train.utilisation import machine_use
+from oclr_jax.types import AnyBatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,26 +46,18 @@ class Data:
     batches: from a step on, this process's part of the batches of that step and of all later ones:
       the position in the data is the step, so that a resumed training sees what the uninterrupted
       one does. The parts of all processes, in their order, are the whole batch.
-    validation: one pass over this process's validation clips, a clip per batch: the first has clips
-      0, n, 2n, ... of n processes, and so on.
+    validation: one pass over this process's validation clips (or pairs), one per batch: the first
+      has clips 0, n, 2n, ... of n processes, and so on.
     version: of the training data.
     flow: settings of the estimator whose flow the data holds.
     samples: what the batch of a step is made of, in words.
     """
 
-    batches: Callable[[int], Iterable[Batch]]
-    validation: Callable[[], Iterable[Batch]]
+    batches: Callable[[int], Iterable[AnyBatch]]
+    validation: Callable[[], Iterable[AnyBatch]]
     version: str
     flow: dict[str, Any]
     samples: Callable[[int], str] = lambda step: ""
-
-
-def model_config(config: ConfigDict) -> OCLRConfig:
-    """The model of a training configuration, "auto" precision resolved for this machine."""
-    values = config.model.to_dict()
-    if values["compute_dtype"] == "auto":
-        values["compute_dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return OCLRConfig(**values)
 
 
 def train(
@@ -88,11 +79,12 @@ def train(
 
     Writes into `workdir`: `checkpoints/`, `config.json`, `metrics.jsonl`, `tensorboard/`,
     `strips/`, `curves.png`, the page `report.html`, and after each evaluation
-    `weights.safetensors`, with `weights_best.safetensors` of the best modal J so far;
+    `weights.safetensors`, with `weights_best.safetensors` of the best score so far (modal J, or
+    end-point error);
     `started_from.json` where the training starts from other weights.
 
     Args:
-      config: as configs/oclr_flow.py makes it.
+      config: as configs/oclr_flow.py or configs/raft.py makes it; its `task` says what is learned.
       data: training and validation batches.
       command: how this training was started, for the card of the weights.
       stop: tells afterwards which signal came.
@@ -125,9 +117,9 @@ def _train(
 ) -> TrainState:
     """See `train`."""
     devices = open_devices(config.parallel, config.batch_size, config.accumulate)
+    task = open_task(config)
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    model = OCLR(model_config(config))
     optimizer_config = OptimizerConfig(**config.optimizer)
     optimizer = make_optimizer(optimizer_config, config.steps)
     nonfinite = NonFiniteSteps(
@@ -138,24 +130,24 @@ def _train(
         check_no_states_lost(workdir)
     else:
         check_settings(config, workdir / "config.json")
-    state = first_state(config, model, optimizer, states, workdir / ORIGIN, devices)
+    state = first_state(config, task, optimizer, states, workdir / ORIGIN, devices)
     run = _Run(
         config=config,
         workdir=workdir,
         data=data,
         command=command,
-        model=model,
+        task=task,
         devices=devices,
         states=states,
         journal=Journal(workdir, int(state.step), keeps=is_lead()),
         rate=learning_rate(optimizer_config, config.steps),
-        train_step=compiled_step(config, model, optimizer, devices),
-        eval_step=jax.jit(make_eval_step(model, LossWeights(**config.loss))),
+        train_step=compiled_step(config, task, optimizer, devices),
+        eval_step=jax.jit(task.evaluate),
         nonfinite=nonfinite,
         stop=stop,
-        flops=training_flops(model, config.batch_size),
+        flops=task.step_flops(config.batch_size),
         trace=StepTrace(workdir / "profile") if profile and is_lead() else None,
-        page=RunPage(config, workdir, command),
+        page=RunPage(config, workdir, command, task.curves),
         phases=Phases(),
     )
     if is_lead():
@@ -169,12 +161,11 @@ def _train(
 
 
 def compiled_step(
-    config: ConfigDict, model: nn.Module, optimizer: Any, devices: Devices
+    config: ConfigDict, task: Task, optimizer: Any, devices: Devices
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The training step of a configuration; it uses the memory of the state it is given."""
     step = make_train_step(
-        model,
-        LossWeights(**config.loss),
+        task,
         optimizer,
         seed=config.seed,
         ema_decay=config.ema_decay,
@@ -192,7 +183,7 @@ class _Run:
     workdir: epath.Path
     data: Data
     command: str
-    model: nn.Module
+    task: Task
     devices: Devices
     states: TrainStates
     journal: Journal
@@ -284,31 +275,36 @@ class _Run:
             self.states.save(step, state)
 
     def evaluate(self, step: int, state: TrainState) -> float | None:
-        """Scores the validation clips, writes strips, page and weights, and gives modal J.
+        """Scores the validation clips, writes strips, page and weights; gives their `goodness`.
 
         A signal cuts it short; then nothing is written but strips.
         """
         # Every process scores its own clips, on one of its devices.
         params, began = on_this_process(state.best_params), time.monotonic()
-        sums = dict.fromkeys(SUMS, 0.0)
+        sums = {f"{score}_{part}": 0.0 for score in self.task.scores for part in ("sum", "count")}
         for index, batch in enumerate(itertools.islice(self.data.validation(), self.own_clips)):
             if self.stop.at_once:
                 return None
-            clip_sums, masks = self.eval_step(params, batch)
+            clip_sums, shown = self.eval_step(params, batch)
             for name, value in clip_sums.items():
                 sums[name] += float(value)
             clip = jax.process_index() + index * jax.process_count()
             if clip in self.config.strips:
-                strip = image_strip(batch, jax.tree.map(np.asarray, masks))
+                strip = self.task.picture(batch, jax.tree.map(np.asarray, shown))
                 write_strip(self.workdir, clip, step, strip)
         # Every process has drawn its strips when the sums of all are there.
         sums = add_up(sums)
-        if not sums["loss_count"]:
+        if not any(sums[f"{score}_count"] for score in self.task.scores):
             raise UserError("The validation set is empty: generate one, or choose another.")
         scores = means(sums)
         if is_lead():
             self.report(step, params, scores | {"seconds": time.monotonic() - began})
-        return scores.get("modal_j")
+        return self.goodness(scores)
+
+    def goodness(self, scores: dict[str, float]) -> float | None:
+        """The task's best score, turned such that higher is better; None where there is none."""
+        value = scores.get(self.task.best_score)
+        return value if value is None or self.task.higher_is_better else -value
 
     @property
     def own_clips(self) -> int | None:
@@ -318,7 +314,8 @@ class _Run:
 
     def report(self, step: int, params: Any, scores: dict[str, float]) -> None:
         """Writes what an evaluation found, and the weights."""
-        best = self.journal.best("modal_j")
+        name = self.task.best_score
+        before = [self.goodness({name: x}) for x in self.journal.scores(name)]
         self.journal.write("validation", step, scores)
         for clip in self.config.strips:
             if step in drawn_steps(self.workdir, clip):
@@ -326,14 +323,14 @@ class _Run:
                 self.journal.image(f"validation/clip_{clip}", step, strip)
         self.page.write(step, self.journal, self.phases)
         self.export("weights.safetensors", step, params, scores)
-        if scores.get("modal_j", -math.inf) > best:
+        good = self.goodness(scores)
+        if good is not None and good > max(before, default=-math.inf):
             self.export("weights_best.safetensors", step, params, scores)
         text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         say(f"step {step}: {text}")
 
     def export(self, filename: str, step: int, params: Any, scores: dict[str, float]) -> None:
-        """Writes self-describing weights; precision and memory switches of training stay here."""
-        model = dataclasses.replace(self.model.config, compute_dtype="float32", remat=False)
+        """Writes self-describing weights."""
         card = {
             "steps": step,
             "seed": self.config.seed,
@@ -343,20 +340,14 @@ class _Run:
         }
         if (self.workdir / ORIGIN).exists():
             card["started_from"] = json.loads((self.workdir / ORIGIN).read_text())
-        info = WeightsInfo(
-            model=model,
-            flow=self.data.flow,
-            data_version=self.data.version,
-            name=self.config.name,
-            card=card,
-        )
         params = jax.tree.map(np.asarray, params)
         path = os.fspath(self.workdir / filename)
-        save_weights(path, params, info, dtype=self.config.export_dtype)
+        about = self.config.name, card, self.data, self.config.export_dtype
+        self.task.export(path, params, *about)
 
 
 @contextmanager
-def _closing(batches: Iterator[Batch]) -> Iterator[None]:
+def _closing(batches: Iterator[AnyBatch]) -> Iterator[None]:
     """Ends what makes the batches, worker processes too, however the training ends."""
     try:
         yield
@@ -376,7 +367,7 @@ class _Window:
     def __init__(
         self,
         step: int,
-        place: Callable[[Batch], dict[str, jax.Array]],
+        place: Callable[[AnyBatch], dict[str, jax.Array]],
         nonfinite: NonFiniteSteps,
     ):
         self._place = place
@@ -384,7 +375,7 @@ class _Window:
         self._step, self._unchecked, self._metrics, self._wait = step, None, [], 0.0
         self._began = time.monotonic()
 
-    def next_batch(self, batches: Iterator[Batch]) -> Batch:
+    def next_batch(self, batches: Iterator[AnyBatch]) -> AnyBatch:
         """Takes the next batch and starts sending it to the devices."""
         began = time.monotonic()
         try:

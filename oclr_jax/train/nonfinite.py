@@ -13,7 +13,7 @@ from etils import epath
 from oclr_jax.atomic import replacing
 from oclr_jax.errors import UserError
 from oclr_jax.train.devices import say
-from oclr_jax.types import Batch
+from oclr_jax.types import AnyBatch
 
 FOLDER = "nonfinite"  # in the workdir
 _KEPT = 10  # batches; a training that skips for long would fill the disk
@@ -30,8 +30,8 @@ class NonFiniteSteps:
     max_in_row: so many may be skipped one after the other.
     """
 
-    workdir: epath.Path
-    batches: Callable[[int], Iterable[Batch]]
+    workdir: os.PathLike
+    batches: Callable[[int], Iterable[AnyBatch]]
     samples: Callable[[int], str]
     policy: str
     max_in_row: int
@@ -71,7 +71,7 @@ class NonFiniteSteps:
 
     def _keep(self, step: int, samples: str) -> str:
         """Writes the batch of a step, made once more, and says where it is."""
-        folder = self.workdir / FOLDER
+        folder = epath.Path(self.workdir) / FOLDER
         try:
             folder.mkdir(exist_ok=True)
             process = f"_process_{jax.process_index()}" if jax.process_count() > 1 else ""
@@ -86,7 +86,7 @@ class NonFiniteSteps:
         return f"its batch is in {os.fspath(path)} for --replay"
 
 
-def batch_of(batches: Callable[[int], Iterable[Batch]], step: int) -> Batch:
+def batch_of(batches: Callable[[int], Iterable[AnyBatch]], step: int) -> AnyBatch:
     """The batch that the training's step, counted from 1, learns from."""
     rest = iter(batches(step - 1))
     batch = next(rest)
@@ -95,8 +95,10 @@ def batch_of(batches: Callable[[int], Iterable[Batch]], step: int) -> Batch:
     return batch
 
 
-def read_batch(path: str | os.PathLike) -> tuple[Batch, int, str]:
-    """A batch that was kept, its step, and which samples it holds; nothing in it is executed.
+def read_batch(path: str | os.PathLike, fields: Iterable[str]) -> tuple[AnyBatch, int, str]:
+    """A batch with these fields that was kept, its step, and which samples it holds.
+
+    Nothing in it is executed.
 
     Raises:
       UserError: where the file cannot be read.
@@ -105,7 +107,7 @@ def read_batch(path: str | os.PathLike) -> tuple[Batch, int, str]:
         with epath.Path(path).open("rb") as file, np.load(file, allow_pickle=False) as kept:
             arrays: dict[str, Any] = {name: kept[name] for name in kept.files}
         step, samples = int(arrays.pop("step")), str(arrays.pop("samples"))
-        return {name: arrays[name] for name in Batch.__required_keys__}, step, samples
+        return {name: arrays[name] for name in fields}, step, samples
     except Exception as error:
         raise UserError(
             f"{path} is not a batch that a training kept ({error}); name a file of its folder "

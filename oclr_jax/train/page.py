@@ -1,5 +1,7 @@
 """The page of a training, `report.html` in its workdir."""
 
+from collections.abc import Iterable, Mapping
+
 from etils import epath
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
@@ -17,8 +19,15 @@ _SHOWN = 3
 class RunPage:
     """Draws the page anew from what the training keeps; environment and code as at its start."""
 
-    def __init__(self, config: ConfigDict, workdir: epath.Path, command: str):
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: epath.Path,
+        command: str,
+        curves: Mapping[str, Iterable[str]],
+    ):
         self._config, self._workdir, self._command = config, workdir, command
+        self._curves = curves
         self._environment = describe_environment()
 
     def write(self, step: int, journal: Journal, phases: Phases) -> None:
@@ -36,7 +45,7 @@ class RunPage:
             phases=total_seconds(journal.rows, phases.pending),
             environment=self._environment,
             config=flatten_dict(self._config.to_dict(), sep="."),
-            curves=journal.plot(),
+            curves=journal.plot(self._curves),
             strips=self._strips(step),
         )
         write_training_report(self._workdir / "report.html", training)

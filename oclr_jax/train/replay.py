@@ -7,12 +7,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from oclr_jax.checkpoints.train_state import TrainStates
-from oclr_jax.models.oclr import OCLR
 from oclr_jax.train.devices import open_devices
-from oclr_jax.train.loop import Data, compiled_step, model_config
+from oclr_jax.train.loop import Data, compiled_step
 from oclr_jax.train.nonfinite import read_batch
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
 from oclr_jax.train.start import ORIGIN, STATES, first_state
+from oclr_jax.train.tasks import open_task
 
 
 def replay(
@@ -28,21 +28,21 @@ def replay(
       path: a file that `NonFiniteSteps` wrote.
 
     Returns:
-      the step's metrics, and a line for each clip of the batch: its values that are not finite,
-      and the largest flow of the others in pixels.
+      the step's metrics, and a line for each clip or pair of the batch: its values that are not
+      finite, and the largest flow of the others in pixels.
 
     Raises:
       UserError: the file, or the states before that step, cannot be read.
     """
-    batch, last, samples = read_batch(path)
+    task = open_task(config)
+    batch, last, samples = read_batch(path, task.batch_fields)
     devices = open_devices(config.parallel, config.batch_size, config.accumulate)
     workdir = epath.Path(workdir)
-    model = OCLR(model_config(config))
     optimizer = make_optimizer(OptimizerConfig(**config.optimizer), config.steps)
     states = TrainStates(workdir / STATES, config.keep_checkpoints, config.keep_best)
-    state = first_state(config, model, optimizer, states, workdir / ORIGIN, devices, before=last)
+    state = first_state(config, task, optimizer, states, workdir / ORIGIN, devices, before=last)
     states.close()
-    step = compiled_step(config, model, optimizer, devices)
+    step = compiled_step(config, task, optimizer, devices)
     begin = int(state.step)
     batches = iter(data.batches(begin))
     for _ in range(begin, last - 1):
@@ -50,7 +50,7 @@ def replay(
     _, metrics = step(state, devices.shard(batch))
     values = ", ".join(f"{name} {float(value):.6g}" for name, value in metrics.items())
     finite = np.isfinite(batch["flow"])
-    largest = np.abs(np.where(finite, batch["flow"], 0)).max(axis=(1, 2, 3, 4))
+    largest = np.abs(np.where(finite, batch["flow"], 0)).max(axis=tuple(range(1, finite.ndim)))
     clips = [
         f"clip {index}: {np.sum(~finite[index])} of {finite[index].size} flow values not finite, "
         f"largest flow {largest[index]:.1f}"

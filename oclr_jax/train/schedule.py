@@ -1,4 +1,4 @@
-"""Learning rate over the steps, and the optimizer (supplement, section A.3)."""
+"""Learning rate over the steps, and the optimizer (OCLR, supplement, section A.3; RAFT)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,15 +11,17 @@ from jaxtyping import Array, Float, Int
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam with a linear warm-up and a decay; the default is the paper's."""
+    """Adam with a linear warm-up and a decay; the default is the OCLR paper's."""
 
     learning_rate: float = 5e-5  # after the warm-up
     warmup_steps: int = 40_000  # linear; the first step already moves
-    decay: Literal["halving", "cosine"] = "halving"
+    decay: Literal["halving", "cosine", "linear"] = "halving"
     halve_every: int = 80_000  # steps between halvings, counted from step 0
     max_halvings: int = 9  # then the rate stays
-    final_fraction: float = 0.01  # of the rate, at the end of the cosine
+    final_fraction: float = 0.01  # of the rate, at the end of cosine and linear decay
     clip_value: float = 5.0  # bound on every component of the gradient
+    clip_norm: float = 0.0  # bound on the norm of the whole gradient, before that; 0: none
+    weight_decay: float = 0.0  # of all parameters, apart from the gradient as in AdamW
     unet_factor: float = 1.0  # rate of the U-Net's parameters over that of the transformer's
 
 
@@ -40,22 +42,29 @@ def learning_rate(
             decay = 0.5 ** jnp.minimum(halvings, config.max_halvings)
         else:
             after = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
-            wave = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(after, 0.0, 1.0)))
-            decay = config.final_fraction + (1 - config.final_fraction) * wave
+            after = jnp.clip(after, 0.0, 1.0)
+            cosine = config.decay == "cosine"
+            left = 0.5 * (1 + jnp.cos(jnp.pi * after)) if cosine else 1 - after
+            decay = config.final_fraction + (1 - config.final_fraction) * left
         return config.learning_rate * warmup * decay
 
     return rate
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Gradients clipped by value, then Adam at the scheduled rate, that of the U-Net apart."""
+    """Gradients clipped, then Adam at the scheduled rate, that of the U-Net apart.
+
+    What a configuration leaves out adds nothing to the optimizer's state.
+    """
 
     def is_unet(params):
         return {name: name.startswith("unet") for name in params}
 
     return optax.chain(
+        *([optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []),
         optax.clip(config.clip_value),
         optax.scale_by_adam(),
+        *([optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []),
         optax.masked(optax.scale(config.unet_factor), is_unet),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     )

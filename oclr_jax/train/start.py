@@ -5,14 +5,13 @@ from typing import Any
 
 import jax.numpy as jnp
 from etils import epath
-from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from oclr_jax.checkpoints.train_state import TrainStates, load_params
-from oclr_jax.checkpoints.weights import load_weights
 from oclr_jax.train.devices import Devices, is_lead, say
-from oclr_jax.train.state import TrainState, init_params, init_state
+from oclr_jax.train.state import TrainState, init_state
+from oclr_jax.train.task import Task
 
 # In a workdir: the states, and the card of the weights that the training started from.
 STATES, ORIGIN = "checkpoints", "started_from.json"
@@ -20,7 +19,7 @@ STATES, ORIGIN = "checkpoints", "started_from.json"
 
 def first_state(
     config: ConfigDict,
-    model: nn.Module,
+    task: Task,
     optimizer: Any,
     states: TrainStates,
     origin: epath.Path,
@@ -38,14 +37,14 @@ def first_state(
         # As a restored state is, so that a resumed training runs the program compiled before.
         return devices.replicate(init_state(params, optimizer, config.ema_decay > 0))
 
-    params = init_params(model, config.seed)
+    params = task.init_params(config.seed)
     state = states.restore_newest(begin(params), before)
     if state is None and config.init_weights:
-        params = _warm_start(params, config.init_weights, origin)
+        params = _warm_start(params, task, config.init_weights, origin)
     return begin(params) if state is None else state
 
 
-def _warm_start(params: Any, path: str, origin: epath.Path) -> Any:
+def _warm_start(params: Any, task: Task, path: str, origin: epath.Path) -> Any:
     """`params` with those values in the file or workdir `path` that have their name and shape.
 
     So weights of other widths, or for another number of layers, start what they share. What stays
@@ -55,8 +54,7 @@ def _warm_start(params: Any, path: str, origin: epath.Path) -> Any:
         theirs, step = load_params(epath.Path(path) / STATES)
         card = {"weights": path, "steps": step}
     else:
-        theirs, info = load_weights(path)
-        card = {"weights": info.name, **info.card}
+        theirs, card = task.load_params(path)
     theirs, ours = flatten_dict(theirs, sep="/"), flatten_dict(params, sep="/")
     shared = {
         name: jnp.asarray(value)

@@ -6,7 +6,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
 
 @flax.struct.dataclass
@@ -30,16 +29,6 @@ class TrainState:
     def best_params(self) -> Any:
         """What is evaluated and exported: the average where there is one."""
         return self.params if self.average is None else self.average
-
-
-def init_params(model: nn.Module, seed: int) -> Any:
-    """Random parameters for `model`, the same for the same seed.
-
-    They do not depend on the size of the clip, so the smallest clip is traced.
-    """
-    config = model.config
-    flow = jnp.zeros((1, 2, config.stride, config.stride, 2 * len(config.gaps)))
-    return jax.jit(model.init)(jax.random.key(seed), flow)["params"]
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation, ema: bool) -> TrainState:

@@ -1,15 +1,16 @@
-"""Pictures of validation clips: what is moving, what is true, what is predicted.
+"""Pictures of validation clips and pairs: what is moving, what is true, what is predicted.
 
 A workdir keeps them as `strips/clip_<number>/<step>.png`, whichever process drew them.
 """
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 
-from oclr_jax.types import Batch
+from oclr_jax.types import Batch, FlowBatch
 from oclr_jax.video.flow_color import flow_to_rgb
 from oclr_jax.video.palette import DAVIS_PALETTE
 from oclr_jax.video.png import write_png
@@ -56,6 +57,23 @@ def image_strip(batch: Batch, masks: dict[str, np.ndarray]) -> UInt8[np.ndarray,
     for name in ("modal", "amodal"):
         rows.append(_layers(np.asarray(batch[name][0])[frames] > 0))
         rows.append(_layers(np.asarray(masks[name][0])[frames] > 0))
+    return _grid(rows)
+
+
+def pair_strip(batch: FlowBatch, flow: Float[np.ndarray, "b h w 2"]) -> UInt8[np.ndarray, "H W 3"]:
+    """The first pair of a batch as a row: both frames, the true flow, the predicted one, and the
+    estimated one where there is one."""
+    flows = [batch["flow"], flow] + ([batch["estimated"]] if "estimated" in batch else [])
+    flows = np.stack([np.asarray(each[0], np.float32) for each in flows])
+    # Colours stand for shares of the longest vector, which must be one for all.
+    longest = max(1.0, float(np.percentile(np.linalg.norm(flows[0], axis=-1), 99)))
+    colored = [flow_to_rgb(each, longest) for each in flows]
+    return _grid([[np.asarray(batch["first"][0]), np.asarray(batch["second"][0]), *colored]])
+
+
+def _grid(
+    rows: Iterable[Iterable[UInt8[np.ndarray, "h w 3"]]],
+) -> UInt8[np.ndarray, "H W 3"]:
     pad = ((0, GAP), (0, GAP), (0, 0))
     return np.vstack(
         [np.hstack([np.pad(p, pad, constant_values=255) for p in row]) for row in rows]

@@ -7,11 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.extend import core
-
-from oclr_jax.models.oclr import OCLR
-from oclr_jax.train.state import init_params
 
 # Dense bfloat16 operations per second of one device, from the vendors' data sheets, by the start of
 # the name that jax gives the device. Others, CPUs among them, have no utilisation.
@@ -58,20 +54,6 @@ def _equation_flops(equation: core.JaxprEqn) -> int:
         return 2 * out * math.prod(kernel) // outputs
     times = params["length"] if name == "scan" else 1
     return times * sum(map(_flops, core.jaxprs_in_params(params)))
-
-
-def training_flops(model: OCLR, clips: int) -> int:
-    """Operations of a training step, counted as `matrix_flops` does.
-
-    Three times those of the forward pass, the usual count: what is computed again to save memory is
-    not work.
-    """
-    config = model.config
-    shape = (1, config.frames, config.height, config.width, 2 * len(config.gaps))
-    params = jax.eval_shape(lambda: init_params(model, 0))
-    flow = jax.ShapeDtypeStruct(shape, jnp.float32)
-    forward = matrix_flops(lambda p, x: model.apply({"params": p}, x), params, flow)
-    return 3 * clips * forward
 
 
 def machine_use(flops_per_s: float) -> dict[str, float]:

@@ -13,6 +13,7 @@ from data_pipelines.loaders import (
     Loader,
     OnlineSequences,
     Sequences,
+    clip_fields,
     dataset_directory,
     make_loader,
     make_online_loader,
@@ -218,7 +219,7 @@ def test_augmentation_is_passed_on(tiny_directory):
 
 
 def test_sequences_read_part_of_a_split(tiny_directory):
-    assert len(Sequences(tiny_directory, "train[:2]", "exact")) == 2
+    assert len(Sequences(tiny_directory, "train[:2]", clip_fields("exact"))) == 2
     assert len(load(tiny_directory, "train[2:4]")) == 1
 
 

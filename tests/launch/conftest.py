@@ -1,4 +1,4 @@
-"""A small dataset that the training commands of this folder train on."""
+"""Small datasets that the training commands of this folder train on."""
 
 from pathlib import Path
 
@@ -12,6 +12,17 @@ from oclr_jax.flow.estimator import DIS
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    tiny = next(config for config in OclrSyn.BUILDER_CONFIGS if config.name == "tiny")
-    generate_dataset(tiny, folder, DIS(height=64, width=96), quiet=True)
+    generate("tiny", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def pairs_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    generate("tiny_pairs", folder)
+    return folder
+
+
+def generate(name: str, folder: Path) -> None:
+    config = next(config for config in OclrSyn.BUILDER_CONFIGS if config.name == name)
+    generate_dataset(config, folder, DIS(height=64, width=96), quiet=True)

@@ -12,8 +12,7 @@ from oclr_jax.benchmarks.ablations import COLUMNS, EXPERIMENTS, REPEATS, REPEATS
 from oclr_jax.checkpoints.weights import WeightsInfo, save_weights
 from oclr_jax.evaluate.run import fingerprint
 from oclr_jax.models.oclr import OCLR
-from oclr_jax.train.loop import model_config
-from oclr_jax.train.state import init_params
+from oclr_jax.train.tasks.segmentation import init_params, model_config
 
 TITLES = {
     "davis2016": "DAVIS2016",

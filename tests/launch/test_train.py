@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from oclr_jax.checkpoints.flow_weights import load_flow_weights
 from oclr_jax.train.journal import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,11 +77,32 @@ def test_scenes_are_rendered_while_training(tmp_path, data_dir):
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2]
 
 
+def test_optical_flow_is_trained_by_the_same_command(tmp_path, pairs_dir):
+    training = start(
+        "--config=configs/raft.py:tiny",
+        f"--workdir={tmp_path}",
+        f"--config.data.dir={pairs_dir}",
+        "--config.loss.iterations=2",
+        "--config.steps=2",
+        "--config.log_every=1",
+    )
+    output, errors = training.communicate(timeout=PATIENCE)
+    assert training.returncode == 0, errors
+    *steps, scores = read_rows(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in steps] == [1, 2]
+    assert 0 < scores["dis_epe"] < 10 and scores["epe"] > 0 and "fl_all" in scores
+    assert "dis_epe" in output
+    _, info = load_flow_weights(tmp_path / "weights.safetensors")
+    assert info.card["config"]["data"]["train"] == "tiny_pairs"
+    assert info.card["command"].startswith("python launch/train.py --config=configs/raft.py:tiny")
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--config=configs/oclr_flow.py:tony"], "unknown variant 'tony'"),
         (["--config=configs/none.py"], "No such file"),
+        (["--config=configs/raft.py:tiny", "--config.data.dir=none"], "--config tiny_pairs"),
         (["--config=configs/oclr_flow.py:tiny", "--config.stepz=3"], "stepz"),
         (["--config=configs/oclr_flow.py:tiny", "--config.data.dir=none"], "make it with"),
         (

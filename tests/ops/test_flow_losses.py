@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oclr_jax.ops.flow_losses import MAX_FLOW, end_point_errors, sequence_loss
-from oclr_jax.ops.flow_metrics import end_point_error
+from oclr_jax.ops.flow_losses import MAX_FLOW, end_point_errors, learned_vectors, sequence_loss
+from oclr_jax.ops.flow_metrics import end_point_error, fl_all
 
 
 @pytest.fixture
@@ -28,6 +28,7 @@ def test_unknown_and_endless_vectors_teach_nothing(flows):
     estimates, truth, valid = flows
     truth[0, 0, 0] = MAX_FLOW
     valid[0, 0, 0] = True
+    truth[1, 1, 1], valid[1, 1, 1] = np.nan, False
     gradient = np.asarray(jax.grad(sequence_loss)(*map(jnp.asarray, flows)))
     used = valid.copy()
     used[0, 0, 0] = False
@@ -44,3 +45,16 @@ def test_errors_add_up(flows):
     distance = np.linalg.norm(estimates[0] - truth, axis=-1)[valid]
     assert int(sums["over_1px"]) == (distance > 1).sum()
     assert int(sums["over_3px"]) == (distance > 3).sum()
+    wrong = fl_all(estimates[0], truth, valid)
+    assert float(sums["fl_all"] / sums["count"]) == pytest.approx(wrong, rel=1e-5)
+
+
+def test_the_mean_loss_of_parts_is_that_of_the_whole(flows):
+    estimates, truth, valid = map(jnp.asarray, flows)
+    vectors = learned_vectors(truth, valid).sum() / 2
+    parts = [
+        sequence_loss(estimates[:, i : i + 1], truth[i : i + 1], valid[i : i + 1], 0.8, vectors)
+        for i in range(2)
+    ]
+    whole = sequence_loss(estimates, truth, valid)
+    assert float(sum(parts) / 2) == pytest.approx(float(whole), rel=1e-5)

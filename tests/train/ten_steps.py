@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 from oclr_jax.models.oclr import OCLR, OCLRConfig
 from oclr_jax.ops.losses import LossWeights
 from oclr_jax.train.devices import AXIS, Devices
-from oclr_jax.train.state import init_params, init_state
+from oclr_jax.train.state import init_state
 from oclr_jax.train.step import make_train_step
+from oclr_jax.train.tasks.segmentation import Segmentation
 from tests.train.squares import squares
 
 STEPS, CLIPS = 10, 16
@@ -33,6 +34,7 @@ WAYS = {
 MODEL = OCLRConfig(
     channels=(4, 8), heads=2, feedforward=8, encoder_layers=1, decoder_layers=1, dropout=0.2
 )
+TASK = Segmentation(OCLR(MODEL), LossWeights(modal=0.1, query=0.5))
 
 
 def clips(step: int) -> dict[str, np.ndarray]:
@@ -51,8 +53,7 @@ def ten_steps(params, parallel: str, count: int, accumulate: int) -> dict[str, n
     devices = Devices(Mesh(np.array(jax.devices()[:count]), (AXIS,)), parallel)
     optimizer = optax.sgd(0.3)
     ways = {"accumulate": accumulate, "axis_name": devices.axis_name}
-    weights = LossWeights(modal=0.1, query=0.5)
-    step = devices.compile(make_train_step(OCLR(MODEL), weights, optimizer, seed=0, **ways))
+    step = devices.compile(make_train_step(TASK, optimizer, seed=0, **ways))
     state = devices.replicate(init_state(params, optimizer, ema=False))
     rows = []
     for index in range(STEPS):
@@ -63,6 +64,6 @@ def ten_steps(params, parallel: str, count: int, accumulate: int) -> dict[str, n
 
 
 if __name__ == "__main__":
-    start = jax.device_get(init_params(OCLR(MODEL), 0))
+    start = jax.device_get(TASK.init_params(0))
     given = {way: ten_steps(start, *WAYS[way]) for way in sys.argv[2:] or WAYS}
     np.savez(sys.argv[1], **{f"{way}:{n}": x for way, r in given.items() for n, x in r.items()})

@@ -50,7 +50,7 @@ def test_a_journal_in_a_bucket_goes_on(bucket, monkeypatch):
         first.write("train", step, {"loss": 1 / step})
     second = journal.Journal(bucket, 2)
     second.write("train", 3, {"loss": 7.0})
-    second.plot()
+    second.plot({"loss": ["train/loss"], "score": []})
     rows = journal.read_rows(bucket / "metrics.jsonl")
     assert [row["loss"] for row in rows] == [1.0, 0.5, 7.0]
     assert (bucket / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -7,8 +7,8 @@ import pytest
 from configs.oclr_flow import VARIANTS, get_config
 from oclr_jax.models.oclr import OCLRConfig
 from oclr_jax.ops.losses import LossWeights
-from oclr_jax.train.loop import model_config
 from oclr_jax.train.schedule import OptimizerConfig
+from oclr_jax.train.tasks.segmentation import model_config
 
 
 def test_the_base_is_the_paper():

@@ -54,7 +54,7 @@ def test_a_skipped_step_is_named_and_left_out(tmp_path, config, capsys):
     assert "skipped" not in rows[1]
 
     # The batch as it was, and the step again from the state before it.
-    batch, step, samples = read_batch(tmp_path / "nonfinite" / "step_2.npz")
+    batch, step, samples = read_batch(tmp_path / "nonfinite" / "step_2.npz", NAMES)
     assert (step, samples) == (2, "squares 1")
     expected = squares(1, 2, 3, 16, 16)
     expected["flow"][1, 0, 0, 0, 0] = np.nan
@@ -102,7 +102,7 @@ def test_what_is_not_a_kept_batch_is_told(tmp_path):
     np.savez(path, step=np.array(["a"], dtype=object), allow_pickle=True)
     for name in (path, tmp_path / "none.npz"):
         with pytest.raises(UserError, match="is not a batch that a training kept"):
-            read_batch(name)
+            read_batch(name, NAMES)
 
 
 def test_an_unknown_policy_is_told(tmp_path):

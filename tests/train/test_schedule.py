@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from oclr_jax.train.schedule import OptimizerConfig, learning_rate, make_optimizer
@@ -53,3 +54,29 @@ def test_the_unet_has_a_rate_of_its_own():
     expected = {"unet_encoder": -3e-3, "unet_decoder": -3e-3, "encoder1": -1e-3, "query": -1e-3}
     for name in names:
         np.testing.assert_allclose(updates[name], expected[name], rtol=1e-5)
+
+
+def test_warm_up_and_linear_decay_are_one_cycle():
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=10, decay="linear", final_fraction=0.0)
+    rate = learning_rate(config, 110)
+    np.testing.assert_allclose([rate(s) for s in (0, 9, 10, 60, 110)], [0.1, 1, 1, 0.5, 0])
+
+
+def test_weight_decay_is_that_of_adamw_and_the_norm_is_clipped_first():
+    values = {"learning_rate": 0.1, "warmup_steps": 0, "decay": "linear", "final_fraction": 1.0}
+    ours = make_optimizer(OptimizerConfig(clip_norm=1.0, weight_decay=0.01, **values), 100)
+    theirs = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1, weight_decay=0.01))
+    params = {"a": jnp.array([1.0, -2.0]), "b": jnp.array([0.5])}
+    states = [ours.init(params), theirs.init(params)]
+    for grads in ({"a": jnp.array([30.0, 40.0]), "b": jnp.array([0.0])}, params):
+        given, states[0] = ours.update(grads, states[0], params)
+        expected, states[1] = theirs.update(grads, states[1], params)
+        for name in params:
+            np.testing.assert_allclose(given[name], expected[name], rtol=1e-6)
+
+
+def test_what_is_off_adds_nothing_to_the_state():
+    params = {"query": jnp.zeros(2)}
+    plain = make_optimizer(OptimizerConfig(), 100).init(params)
+    assert len(plain) == 4
+    assert len(make_optimizer(OptimizerConfig(clip_norm=1.0), 100).init(params)) == 5

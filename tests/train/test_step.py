@@ -9,8 +9,9 @@ from flax import linen as nn
 from oclr_jax.models.oclr import OCLR, OCLRConfig, OCLROutput
 from oclr_jax.ops.losses import LossWeights
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
-from oclr_jax.train.state import init_params, init_state
-from oclr_jax.train.step import make_eval_step, make_train_step, means
+from oclr_jax.train.state import init_state
+from oclr_jax.train.step import make_train_step, means
+from oclr_jax.train.tasks.segmentation import Segmentation, init_params
 from tests.train.squares import squares
 
 CONFIG = OCLRConfig(
@@ -22,7 +23,7 @@ CONFIG = OCLRConfig(
 def parts():
     model = OCLR(CONFIG)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, warmup_steps=0), 100)
-    step = make_train_step(model, LossWeights(), optimizer, seed=0, ema_decay=0.5)
+    step = make_train_step(Segmentation(model, LossWeights()), optimizer, seed=0, ema_decay=0.5)
     return model, optimizer, jax.jit(step)
 
 
@@ -76,7 +77,8 @@ def test_a_transformer_that_says_always_the_same_shows_in_the_metrics(parts):
 
 def test_the_query_term_is_part_of_the_loss(parts):
     model, optimizer, _ = parts
-    step = make_train_step(model, LossWeights(query=1.0), optimizer, seed=0)
+    task = Segmentation(model, LossWeights(query=1.0))
+    step = make_train_step(task, optimizer, seed=0)
     state = init_state(init_params(model, 0), optimizer, ema=False)
     _, metrics = jax.jit(step)(state, batch())
     plain = metrics["bce"] + 0.2 * metrics["boundary"] + 0.05 * metrics["order"]
@@ -85,8 +87,8 @@ def test_the_query_term_is_part_of_the_loss(parts):
 
 def test_modal_supervision_is_training_on_modal_masks(parts):
     model, optimizer, amodal_step = parts
-    weights = LossWeights(supervision="modal")
-    step = jax.jit(make_train_step(model, weights, optimizer, seed=0, ema_decay=0.5))
+    task = Segmentation(model, LossWeights(supervision="modal"))
+    step = jax.jit(make_train_step(task, optimizer, seed=0, ema_decay=0.5))
     truth, modal_alone = batch(), batch()
     modal_alone["amodal"] = truth["modal"]
     ours, expected = step(fresh(parts), truth)[1], amodal_step(fresh(parts), modal_alone)[1]
@@ -121,7 +123,7 @@ def test_parameters_depend_on_the_seed_alone(parts):
 
 
 def test_scores_count_frames_and_pairs(parts):
-    evaluate = jax.jit(make_eval_step(parts[0], LossWeights()))
+    evaluate = jax.jit(Segmentation(parts[0], LossWeights()).evaluate)
     truth = squares(0, 1, 3, 32, 48)
     sums, masks = evaluate(init_params(parts[0], 0), truth)
     assert masks["modal"].shape == truth["modal"].shape
@@ -144,6 +146,6 @@ def test_a_perfect_prediction_scores_one():
             return OCLROutput(logits, jnp.array([[5.0, 1.0, -2.0]]))
 
     truth = squares(3, 1, 4, 16, 24)
-    evaluate = jax.jit(make_eval_step(Oracle(truth["amodal"]), LossWeights()))
+    evaluate = jax.jit(Segmentation(Oracle(truth["amodal"]), LossWeights()).evaluate)
     scores = means({n: float(v) for n, v in evaluate({}, truth)[0].items()})
     assert scores["modal_j"] == scores["amodal_j"] == scores["order_accuracy"] == 1

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from oclr_jax.models.oclr import OCLR, OCLRConfig
+from oclr_jax.ops.losses import LossWeights
 from oclr_jax.train import utilisation
-from oclr_jax.train.state import init_params
-from oclr_jax.train.utilisation import machine_use, matrix_flops, peak_gib, training_flops
+from oclr_jax.train.tasks.segmentation import Segmentation, init_params
+from oclr_jax.train.utilisation import machine_use, matrix_flops, peak_gib
 
 
 def shaped(*shape):
@@ -67,7 +68,7 @@ def test_the_model_costs_what_the_sums_over_its_layers_say():
     counted = matrix_flops(apply, params, shaped(1, t, h, w, 4))
     assert counted == 2 * (unet + encoder + decoder + maps + order + positions)
     sized = dataclasses.replace(config, frames=t, height=h, width=w)
-    assert training_flops(OCLR(sized), clips=4) == 3 * 4 * counted
+    assert Segmentation(OCLR(sized), LossWeights()).step_flops(4) == 3 * 4 * counted
 
 
 def test_memory_in_use_is_measured():

@@ -1,0 +1,17 @@
+"""The tasks of the training loop, by the name that a configuration has in `task`."""
+
+from ml_collections import ConfigDict
+
+from oclr_jax.errors import UserError
+from oclr_jax.train.task import Task
+from oclr_jax.train.tasks.optical_flow import open_optical_flow
+from oclr_jax.train.tasks.segmentation import open_segmentation
+
+TASKS = {"segmentation": open_segmentation, "optical_flow": open_optical_flow}
+
+
+def open_task(config: ConfigDict) -> Task:
+    """The task of a training configuration; raises UserError where there is no such task."""
+    if config.task not in TASKS:
+        raise UserError(f"There is no task {config.task!r}; choose from {', '.join(TASKS)}.")
+    return TASKS[config.task](config)
