@@ -78,6 +78,9 @@ def _paper() -> ConfigDict:
     config.batch_size = 2  # clips per step, over all devices of all processes
     config.accumulate = 1  # parts of a batch that go through a device one after the other
     config.parallel = "jit"  # how a step runs on several devices: "jit" or "pmap"
+    # What the lengths below are given in: "steps", or "samples" (clips, whatever the batch size).
+    # They are those of the training, the warm-up, between halvings, and everything "every".
+    config.counted_in = "steps"
     config.steps = 600_000  # length of the training
     optimizer = config.optimizer = ConfigDict()
     optimizer.learning_rate = 5e-5  # Adam, after the warm-up
@@ -92,7 +95,7 @@ def _paper() -> ConfigDict:
     optimizer.unet_factor = 1.0  # rate of the U-Net over that of the transformer
     config.ema_decay = 0.0  # moving average of parameters, evaluated and exported; 0: none
 
-    # What is written, and how often, in steps.
+    # What is written, and how often.
     config.log_every = 50  # scalars
     config.evaluate_every = 5_000  # validation, image strips, run page and exported weights
     config.validation_clips = 0  # at most so many validation clips; 0: all

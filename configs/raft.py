@@ -54,6 +54,9 @@ def _paper() -> ConfigDict:
     config.batch_size = 10  # pairs per step, over all devices of all processes
     config.accumulate = 1  # parts of a batch that go through a device one after the other
     config.parallel = "jit"  # how a step runs on several devices: "jit" or "pmap"
+    # What the lengths below are given in: "steps", or "samples" (pairs, whatever the batch size).
+    # They are those of the training, the warm-up and everything "every".
+    config.counted_in = "steps"
     config.steps = 100_000  # length of the training
     optimizer = config.optimizer = ConfigDict()
     optimizer.learning_rate = 4e-4  # AdamW, after the warm-up
@@ -64,7 +67,7 @@ def _paper() -> ConfigDict:
     optimizer.weight_decay = 1e-4  # share of every parameter that a step at rate 1 takes off
     config.ema_decay = 0.0  # moving average of parameters, evaluated and exported; 0: none
 
-    # What is written, and how often, in steps.
+    # What is written, and how often.
     config.log_every = 50  # scalars
     config.evaluate_every = 5_000  # validation, strips, run page and exported weights
     config.validation_clips = 0  # at most so many validation pairs; 0: all

@@ -53,8 +53,8 @@ PROTOCOL = "paper"
 # Fields that say where and how a training runs, and not what is trained.
 PRACTICAL = (
     "name", "seed", "experiment", "parallel", "accumulate", "strips", "validation_clips",
-    "log_every", "evaluate_every", "checkpoint_every", "keep_", "on_nonfinite", "max_skips",
-    "accept_changes", "export_dtype", "model.remat", "model.compute_dtype", "data.dir",
+    "counted_in", "log_every", "evaluate_every", "checkpoint_every", "keep_", "on_nonfinite",
+    "max_skips", "accept_changes", "export_dtype", "model.remat", "model.compute_dtype", "data.dir",
     "data.workers", "data.images", "data.silhouettes", "data.videos",
 )  # fmt: skip
 MISSING, NOBODY = "not evaluated", "no finished training"

@@ -28,7 +28,7 @@ from oclr_jax.train.page import RunPage
 from oclr_jax.train.phases import Phases
 from oclr_jax.train.profiling import StepTrace
 from oclr_jax.train.schedule import OptimizerConfig, learning_rate, make_optimizer
-from oclr_jax.train.settings import check_no_states_lost, check_settings, keep_settings
+from oclr_jax.train.settings import check_no_states_lost, check_settings, in_steps, keep_settings
 from oclr_jax.train.start import ORIGIN, STATES, first_state
 from oclr_jax.train.state import TrainState
 from oclr_jax.train.step import make_train_step, means
@@ -91,7 +91,7 @@ def train(
       profile: trace a few steps into `workdir/profile` (see `oclr_jax.train.profiling`).
 
     Returns:
-      the last state; its step is below `config.steps` where an interrupt ended the training early.
+      the last state; it is not that of the last step where an interrupt ended the training early.
 
     Raises:
       UserError: the loss is not finite, the workdir was begun with other settings, its states
@@ -116,6 +116,7 @@ def _train(
     stop: Stop,
 ) -> TrainState:
     """See `train`."""
+    config = in_steps(config)
     devices = open_devices(config.parallel, config.batch_size, config.accumulate)
     task = open_task(config)
     workdir = epath.Path(workdir)

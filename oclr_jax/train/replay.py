@@ -11,6 +11,7 @@ from oclr_jax.train.devices import open_devices
 from oclr_jax.train.loop import Data, compiled_step
 from oclr_jax.train.nonfinite import read_batch
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
+from oclr_jax.train.settings import in_steps
 from oclr_jax.train.start import ORIGIN, STATES, first_state
 from oclr_jax.train.tasks import open_task
 
@@ -34,6 +35,7 @@ def replay(
     Raises:
       UserError: the file, or the states before that step, cannot be read.
     """
+    config = in_steps(config)
     task = open_task(config)
     batch, last, samples = read_batch(path, task.batch_fields)
     devices = open_devices(config.parallel, config.batch_size, config.accumulate)

@@ -1,4 +1,4 @@
-"""A training goes on with the settings it was begun with, or says what is different."""
+"""What a training is set to: lengths in steps, and the same settings in every run of it."""
 
 import json
 
@@ -36,6 +36,37 @@ FREE = {
     "data.validation",
     "data.workers",
 }
+
+
+# Lengths of a training; they may be given in samples instead of steps.
+LENGTHS = (
+    "steps",
+    "optimizer.warmup_steps",
+    "optimizer.halve_every",
+    "log_every",
+    "evaluate_every",
+    "checkpoint_every",
+)
+
+
+def in_steps(config: ConfigDict) -> ConfigDict:
+    """The same training with every length in steps, rounded up, as `counted_in` says.
+
+    With lengths in samples a training sees as much data, and slows down at the same places in it,
+    whatever its batch size.
+
+    Raises:
+      UserError: `counted_in` is neither "steps" nor "samples".
+    """
+    if config.counted_in not in ("steps", "samples"):
+        raise UserError(f"counted_in must be steps or samples, not {config.counted_in!r}.")
+    config = ConfigDict(config.to_dict())
+    if config.counted_in == "samples":
+        values = flatten_dict(config.to_dict(), sep=".")
+        steps = {name: -(-values[name] // config.batch_size) for name in LENGTHS if name in values}
+        config.update_from_flattened_dict(steps)
+        config.counted_in = "steps"
+    return config
 
 
 def check_settings(config: ConfigDict, path: epath.Path) -> None:

@@ -10,6 +10,7 @@ from oclr_jax.train.settings import (
     FREE,
     check_no_states_lost,
     check_settings,
+    in_steps,
     keep_settings,
 )
 
@@ -87,3 +88,30 @@ def test_states_that_are_gone_are_missed(kept):
         file.write(json.dumps({"kind": "train", "step": 2 * every + 1}) + "\n")
     with pytest.raises(UserError, match="its states are gone"):
         check_no_states_lost(kept.parent)
+
+
+def test_lengths_in_samples_are_lengths_in_steps_of_any_batch_size():
+    config = get_config()
+    config.counted_in = "samples"
+    config.batch_size = 16
+    found = in_steps(config)
+    assert (found.steps, found.counted_in) == (37_500, "steps")
+    optimizer = found.optimizer
+    assert (optimizer.warmup_steps, optimizer.halve_every) == (2_500, 5_000)
+    assert (found.log_every, found.evaluate_every, found.checkpoint_every) == (4, 313, 63)
+    assert config.steps == 600_000 and config.counted_in == "samples"
+    assert in_steps(found) == found
+    changed = {name for name, value in found.items() if value != config[name]}
+    lengths = {"steps", "log_every", "evaluate_every", "checkpoint_every"}
+    assert changed == lengths | {"optimizer", "counted_in"}
+
+
+def test_lengths_in_steps_stay():
+    assert in_steps(get_config("small")) == get_config("small")
+
+
+def test_lengths_in_what_is_unknown():
+    config = get_config("tiny")
+    config.counted_in = "epochs"
+    with pytest.raises(UserError, match="steps or samples, not 'epochs'"):
+        in_steps(config)
