@@ -57,14 +57,16 @@ setup(
             # TFDS imports it for a builder inside a package and does not declare it.
             "importlib_resources>=6.4",
         ],
+        # Data and training folders at `gs://`.
+        "gcs": ["gcsfs>=2026.10"],
         # Generation on a cluster, through TFDS.
         "beam": ["apache-beam>=2.77"],
         "test": [
             "pytest>=9.2",
             "hypothesis>=6.170",
             "beartype>=0.23.1",
-            # A bucket in memory, for what is written to `gs://`.
-            "fsspec>=2026.9",
+            # A bucket in memory, and one that a server on this machine plays.
+            "gcsfs>=2026.10",
             "nbclient>=0.11",
             "nbformat>=5.11",
             "ipykernel>=7.4",

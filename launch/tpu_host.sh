@@ -26,7 +26,7 @@ case $step in
     python3 -m pip install --quiet --user uv
     [ -x .venv/bin/python ] || python3 -m uv venv --quiet --python 3.12 .venv
     python3 -m uv pip install --quiet --python .venv/bin/python \
-      -e '.[data]' 'jax[tpu]' gcsfs google-cloud-storage
+      -e '.[data,gcs]' 'jax[tpu]'
     ;;
   start)
     if is_running; then

@@ -39,7 +39,7 @@ class TrainStates:
             # Else one damaged file of any state would keep the folder from being opened.
             lightweight_initialize=True,
         )
-        folder = epath.Path(folder).absolute()
+        folder = _absolute(folder)
         if jax.process_index() == 0:
             # Orbax would do so while it already writes the next state.
             for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
@@ -136,6 +136,8 @@ class TrainStates:
                 place = aside / str(step)
                 if place.exists():
                     place.rmtree()
+                # In a bucket, a folder is there only with something in it.
+                (aside / f"{step}.txt").write_text(f"{reason}\n")
                 (folder / str(step)).rename(place)
                 print(
                     f"The training state of step {step} is damaged ({reason}) and now in {place}; "
@@ -171,7 +173,7 @@ def load_params(folder: str | os.PathLike) -> tuple[dict[str, Any], int]:
       UserError: there is no state, or none whose parameters can be read.
     """
     manager = ocp.CheckpointManager(
-        epath.Path(folder).absolute(),
+        _absolute(folder),
         item_handlers=ocp.PyTreeCheckpointHandler(),
         options=ocp.CheckpointManagerOptions(create=False, lightweight_initialize=True),
     )
@@ -217,6 +219,12 @@ class _NewestAndBest:
         scored = [step for step in steps if self.best and self.score(step) is not None]
         best = sorted(scored, key=self.score)[-self.best :] if scored else []
         return [step in steps[-self.newest :] or step in best for step in steps]
+
+
+def _absolute(folder: str | os.PathLike) -> epath.Path:
+    """As orbax wants a folder; `epath` would take one in a bucket for a relative one."""
+    path = epath.Path(folder)
+    return path if "://" in os.fspath(path) else path.absolute()
 
 
 def _notes(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
