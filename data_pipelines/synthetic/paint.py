@@ -51,7 +51,9 @@ def to_frame(
 def _pixel_grid(left: int, top: int, right: int, bottom: int, stride: int = 1) -> np.ndarray:
     x = np.arange(left, right, stride, dtype=np.float32)
     y = np.arange(top, bottom, stride, dtype=np.float32)
-    return np.stack(np.meshgrid(x, y), -1)
+    grid = np.empty((len(y), len(x), 2), np.float32)
+    grid[..., 0], grid[..., 1] = x, y[:, None]
+    return grid
 
 
 def paint_backdrop(
@@ -134,8 +136,8 @@ def paint_part(
         patch = cv2.remap(
             part.sprite, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-    cover = patch[..., 3]
-    if not cover.any():
+    cover = np.ascontiguousarray(patch[..., 3])
+    if not cv2.countNonZero(cover):
         return None
     window = frame[top:bottom, left:right]
     weight = cover[..., None].astype(np.float32) * np.float32(1 / 255)
