@@ -185,11 +185,14 @@ class RAFT(nn.Module):
         if self.is_initializing():
             (hidden, flow), _ = step(self, carry, None)
             return Refined(flow, self.upsample(flow, hidden)[None])
+        # On a CPU, convolutions of a loop's backward pass are ten times slower than outside of one.
+        unrolled = every and jax.default_backend() == "cpu"
         steps = nn.scan(
             step,
             variable_broadcast=("params", "batch_stats"),
             split_rngs={"params": False},
             length=iterations,
+            unroll=iterations if unrolled else 1,
         )
         (hidden, flow), flows = steps(self, carry, None)
         return Refined(flow, flows if every else self.upsample(flow, hidden))
