@@ -66,11 +66,16 @@ def measure(run: Callable[[], Any], repeats: int) -> dict[str, float]:
 
 
 def report(rows: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
-    """Prints a table of what was measured, and writes it with its setting where `--json` says."""
+    """Prints a table of what was measured; `write_json` too."""
     names = next(iter(rows.values()))
     print(f"| what | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}")
     for what, figures in rows.items():
         print(f"| {what} | {' | '.join(f'{value:.3f}' for value in figures.values())} |")
+    write_json(rows, options)
+
+
+def write_json(rows: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
+    """Writes figures with their setting where `--json` says, if it says so."""
     if options.json:
         setting = {name: value for name, value in vars(options).items() if name != "json"}
         setting |= {
