@@ -247,13 +247,11 @@ def _checksums(state: Any) -> dict[str, int]:
 
 
 def _compare(state: Any, notes: dict[str, Any]) -> None:
-    """Raises ValueError where a part of a state is not what was saved.
-
-    States of older versions of the program have no checksums.
-    """
-    saved = notes.get(_CHECKSUMS)
-    for field, value in _checksums(state).items() if saved else ():
-        if saved.get(field) != value:
+    """Raises ValueError where a part of a state is not what was saved, or nobody can tell."""
+    if _CHECKSUMS not in notes:
+        raise ValueError("its checksums are gone")
+    for field, value in _checksums(state).items():
+        if notes[_CHECKSUMS].get(field) != value:
             raise ValueError(f"the values of {field} are not those that were saved")
 
 
