@@ -63,9 +63,11 @@ setup(
         "beam": ["apache-beam>=2.77"],
         "test": [
             "pytest>=9.2",
+            "pytest-xdist>=3.8",
             "hypothesis>=6.170",
             "beartype>=0.23.1",
             # A bucket in memory, and one that a server on this machine plays.
+            "fsspec>=2026.9",
             "gcsfs>=2026.10",
             "nbclient>=0.11",
             "nbformat>=5.11",
