@@ -6,8 +6,6 @@ estimated flow to the next frame on the model grid, for rendered and for real vi
 """
 
 import argparse
-import base64
-import html
 import io
 import sys
 from collections import defaultdict
@@ -27,9 +25,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from oclr_jax.atomic import replacing
 from oclr_jax.errors import UserError
 from oclr_jax.flow import make_estimator, resize_flow, resize_image
+from oclr_jax.report import write_dataset_report
 from oclr_jax.video.contact_sheet import contact_sheet
 from oclr_jax.video.png import read_ids
 from oclr_jax.video.reader import open_video
@@ -93,23 +91,14 @@ def write_report(
         table[name] = _of_dataset(source, sequences, name)
     if real is not None:
         table["real"] = _of_videos(real, opened[0][0].info.metadata)
-    title = f"oclr_syn/{'/'.join(datasets[0].resolve().parts[-2:])}"
-    body = [f"<h1>{html.escape(title)}</h1>", _percentile_table(table)]
     known = [name for name in STATISTICS if any(values[name] for values in table.values())]
-    body += [_picture(_histogram(name, table)) for name in known]
+    histograms = {f"Distribution of {name}": _histogram(name, table) for name in known}
     _, source = opened[0]
-    for index in _evenly(len(source), sheets):
-        example = source[index]
-        name = example["metadata"]["video_name"].decode()
-        body += [f"<h2>{html.escape(name)}</h2>", _picture(_png(_sheet(example)))]
-    page = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title>{_STYLE}"
-    with replacing(output) as temporary:
-        temporary.write_text(page + "\n".join(body), encoding="utf-8")
-
-
-_STYLE = """<style>body{font:15px sans-serif;max-width:1200px;margin:2em auto}
-img{max-width:100%}td,th{padding:2px 10px;text-align:right}td:first-child{text-align:left}</style>
-"""
+    examples = [source[index] for index in _evenly(len(source), sheets)]
+    clips = {each["metadata"]["video_name"].decode(): _png(_sheet(each)) for each in examples}
+    title = f"oclr_syn/{'/'.join(datasets[0].resolve().parts[-2:])}"
+    head, rows = _percentiles(table)
+    write_dataset_report(output, title, head, rows, histograms, clips)
 
 
 def _open(folder: Path) -> tuple[tfds.core.DatasetBuilder, Any]:
@@ -211,29 +200,24 @@ def _step(flow: np.ndarray, distance: np.ndarray, low: int, high: int) -> float 
     return float(np.linalg.norm(inside.mean(0) - outside.mean(0)))
 
 
-def _percentile_table(table: dict[str, Values]) -> str:
-    """Percentiles of every statistic; of the real ones, the share that the first data covers."""
-    head = "".join(f"<th>{p} %</th>" for p in _PERCENTILES)
+def _percentiles(table: dict[str, Values]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: percentiles of every statistic; of the real ones, the share that the first
+    data covers."""
+    head = ["statistic", "data", *(f"{p} %" for p in _PERCENTILES), "within 1 to 99 % of the first"]
     rows = []
     first = next(iter(table.values()))
     for name, doc in STATISTICS.items():
         for data, values in table.items():
             if not values[name]:
                 continue
-            numbers = "".join(
-                f"<td>{x:.3g}</td>" for x in np.percentile(values[name], _PERCENTILES)
-            )
+            numbers = [f"{x:.3g}" for x in np.percentile(values[name], _PERCENTILES)]
             covered = ""
             if data == "real" and first[name]:
                 low, high = np.percentile(first[name], [1, 99])
                 share = np.mean([low <= value <= high for value in values[name]])
                 covered = f"{100 * share:.0f} %"
-            label = f"<b>{html.escape(name)}</b>: {html.escape(doc)}"
-            rows.append(f"<tr><td>{label}</td><td>{data}</td>{numbers}<td>{covered}</td></tr>")
-    return (
-        f"<table><tr><th></th><th>data</th>{head}<th>within 1 to 99 % of the first</th></tr>"
-        f"{''.join(rows)}</table>"
-    )
+            rows.append([f"{name}: {doc}", data, *numbers, covered])
+    return head, rows
 
 
 def _histogram(name: str, table: dict[str, Values]) -> bytes:
@@ -270,10 +254,6 @@ def _sheet(example: dict[str, Any]) -> np.ndarray:
 def _png(image: np.ndarray) -> bytes:
     _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     return data.tobytes()
-
-
-def _picture(png: bytes) -> str:
-    return f'<p><img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 if __name__ == "__main__":

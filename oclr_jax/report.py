@@ -1,4 +1,4 @@
-"""The one place that makes HTML pages: of an evaluation or of a training, each one whole file."""
+"""The one place that makes HTML pages: of an evaluation, a training or a dataset; whole files."""
 
 import base64
 import html
@@ -137,6 +137,31 @@ def write_training_report(path: str | os.PathLike, training: Training) -> None:
         "<h2>Configuration</h2>",
         _pairs(training.config),
     ]
+    _write_page(path, title, parts)
+
+
+def write_dataset_report(
+    path: str | os.PathLike,
+    title: str,
+    head: list[str],
+    rows: list[list[str]],
+    histograms: dict[str, bytes],
+    clips: dict[str, bytes],
+) -> None:
+    """Writes the page of a dataset: its statistics, and what some of its clips look like.
+
+    Args:
+      head, rows: of the table of statistics; from the third column on they are numbers.
+      histograms: what each shows, to a PNG.
+      clips: name to a PNG.
+    """
+    parts = [
+        f"<h1>{_text(title)}</h1>",
+        _table(head, rows, numbers_from=2),
+        *(_picture(name, png) for name, png in histograms.items()),
+    ]
+    for name, png in clips.items():
+        parts += [f"<h2>{_text(name)}</h2>", _picture(name, png)]
     _write_page(path, title, parts)
 
 
