@@ -8,8 +8,8 @@ python launch/generate.py --config flow_pairs --data_dir data
 python launch/train.py --config configs/raft.py --workdir workdirs/raft-small
 
 Its cost has not been measured here: it is meant for a GPU. `configs/raft.py:small` is what CPU
-cores are to train in hours, and is not measured either; `configs/raft.py:tiny` (data `tiny_pairs`)
-takes a minute or two on a CPU and shows that everything works, and nothing else.
+cores train in hours; `configs/raft.py:tiny` (data `tiny_pairs`) takes a minute or two on a CPU and
+shows that everything works, and nothing else.
 """
 
 from ml_collections import ConfigDict
@@ -83,10 +83,11 @@ def _paper() -> ConfigDict:
 
 
 def _small(config: ConfigDict) -> None:
-    """Smaller crops, fewer pairs and steps: what CPU cores are to train in hours.
+    """Smaller crops, fewer pairs and steps: what CPU cores train in hours.
 
     python launch/train.py --config configs/raft.py:small --workdir workdirs/raft-small-cpu
-    Cost: not measured.
+    Cost: about 1.2 s a step on two cores. 1,400 steps, with a warm-up of 70 and 800 sequences, end
+    at an end-point error of 1.70 px; all 10,000 have not been run.
     """
     config.data.crop = (128, 192)
     config.batch_size = 4
