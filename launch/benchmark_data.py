@@ -74,32 +74,30 @@ def _rendering(height: int, width: int, sequences: int) -> Iterator[_Row]:
     scene = SceneConfig(render_height=height, render_width=width)
     config = OclrSynConfig(name="benchmark", scene=scene)
     estimator = DIS(height=height, width=width)
-    samples = []
-
-    def draw(index: int) -> None:
-        rng = np.random.default_rng([0, 0, index])
-        samples.append(render_seen(rng, config.scene, config.kind(index)))
-
-    def estimate(index: int) -> None:
-        gap_flows(samples[index]["video"], (1, -1), estimator)
 
     def no_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return np.zeros((len(first), height, width, 2), np.float32)
 
-    def encode(index: int) -> None:
-        encode_sample(samples[index], config.kind(index), no_flow, "benchmark")
-
-    kinds = {
-        "render (RGB, flow, occlusion, masks)": draw,
-        "estimate flow (both gaps)": estimate,
-        "encode (resize, JPEG)": encode,
-    }
-    frames, whole = sequences * scene.frames, 0.0
-    for what, work in kinds.items():
-        seconds = sum(_cpu_seconds(work, sequences))
-        whole += seconds
-        yield f"{what}, {height}x{width}", frames / seconds, "frames/s per core"
-    yield f"all of it, {height}x{width}", frames / whole, "frames/s per core"
+    seconds = np.zeros(3)
+    for index in range(sequences):
+        rng = np.random.default_rng([0, 0, index])
+        times = [time.process_time()]
+        sample = render_seen(rng, config.scene, config.kind(index))
+        times.append(time.process_time())
+        gap_flows(sample["video"], (1, -1), estimator)
+        times.append(time.process_time())
+        encode_sample(sample, config.kind(index), no_flow, "benchmark")
+        times.append(time.process_time())
+        seconds += np.diff(times)
+    kinds = (
+        "render (RGB, flow, occlusion, masks)",
+        "estimate flow (both gaps)",
+        "encode (resize, JPEG)",
+        "all of it",
+    )
+    rates = sequences * scene.frames / np.append(seconds, seconds.sum())
+    for what, rate in zip(kinds, rates, strict=True):
+        yield f"{what}, {height}x{width}", float(rate), "frames/s per core"
 
 
 def _generation(
