@@ -35,7 +35,7 @@ img { max-width: 100%; display: block; margin: .2rem 0 1rem; }
 p.note { color: #555; }
 pre { white-space: pre-wrap; }
 td { overflow-wrap: anywhere; }
-td:first-child { white-space: nowrap; }
+td:first-child, td.number { white-space: nowrap; }
 div.strips { display: flex; flex-wrap: wrap; gap: 1rem; }
 figure { margin: 0; flex: 0 1 24rem; }
 figure img { width: 100%; image-rendering: pixelated; }
