@@ -58,6 +58,7 @@ def _paper() -> ConfigDict:
     data.dir = "data"  # where launch/generate.py wrote the dataset
     data.train = "syn_train"  # dataset config to train on
     data.validation = "syn_val"  # dataset config to evaluate on
+    data.beside = ()  # folders of further datasets (with a dataset_info.json) to train on as well
     data.flow = "estimated"  # what the model learns from: "estimated" or "exact" flow
     data.online = False  # render scenes of `train` without end, instead of reading it from `dir`
     data.images = ""  # online: folder of textures; empty: procedural

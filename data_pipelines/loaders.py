@@ -9,8 +9,10 @@ import multiprocessing
 import os
 import signal
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial, reduce
+from itertools import accumulate
 from operator import getitem
 from typing import Any
 
@@ -123,6 +125,24 @@ class Sequences:
 
 def _path(field: str) -> list[str]:
     return field.split("/")
+
+
+class JoinedSequences:
+    """The sequences of several datasets in a row, as `Sequences` gives those of one."""
+
+    def __init__(self, parts: list[Sequences]):
+        self.parts = parts
+        self.directory = " and ".join(part.directory for part in parts)
+        self.split = parts[0].split
+        self._ends = list(accumulate(len(part) for part in parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """As `Sequences`."""
+        part = bisect_right(self._ends, index)
+        return self.parts[part][index - (self._ends[part - 1] if part else 0)]
 
 
 class OnlineSequences:
@@ -252,6 +272,7 @@ def make_loader(
     gaps: tuple[int, ...] = _GAPS,
     flow: str = "estimated",
     augmentation: Augmentation | None = None,
+    beside: tuple[str | os.PathLike, ...] = (),
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -273,6 +294,7 @@ def make_loader(
       gaps: of the flow, in the order of the batch's channels; 1 and -1 are stored.
       flow: "estimated" by the dataset's estimator, or "exact".
       augmentation: how training clips are varied (None: the defaults).
+      beside: folders of further datasets, whose sequences are read as if they were in the first.
       workers: processes that make batches; 0 makes them in this process.
       process_index, process_count: which process of how many reads. Their batches of a step, in
         their order, are what one process reads in batches of all their clips.
@@ -281,10 +303,13 @@ def make_loader(
       The loader; its batches are `oclr_jax.types.Batch`.
 
     Raises:
-      UserError: no such dataset or split, or it is broken, too short or too small.
+      UserError: no such dataset or split, it is broken, too short or too small, or the flow of
+        those beside it was estimated otherwise.
     """
     sequences, settings = open_sequences(directory, split, clip_fields(flow))
     _check_clips(f"The dataset {directory}", frames, settings["scene"]["frames"], gaps)
+    if beside:
+        sequences, settings = _join(sequences, settings, beside, frames, gaps, flow)
     cut = {"frames": frames, "grid": (height, width), "gaps": tuple(gaps)}
     if train:
         make_clip = partial(training_clip, augmentation=augmentation or Augmentation(), **cut)
@@ -303,8 +328,31 @@ def make_loader(
     )
 
 
+def _join(
+    first: Sequences,
+    settings: dict[str, Any],
+    beside: tuple[str | os.PathLike, ...],
+    frames: int,
+    gaps: tuple[int, ...],
+    flow: str,
+) -> tuple[JoinedSequences, dict[str, Any]]:
+    """A dataset with those beside it, and its metadata with the versions of all."""
+    parts, versions = [first], [settings["data_version"]]
+    for directory in beside:
+        part, its = open_sequences(directory, first.split, clip_fields(flow))
+        _check_clips(f"The dataset {directory}", frames, its["scene"]["frames"], gaps)
+        if its["flow"] != settings["flow"]:
+            raise UserError(
+                f"The flow of {directory} was estimated with {its['flow']}, that of "
+                f"{first.directory} with {settings['flow']}; join datasets of one estimator."
+            )
+        parts.append(part)
+        versions.append(its["data_version"])
+    return JoinedSequences(parts), {**settings, "data_version": " and ".join(versions)}
+
+
 def make_batches(
-    sequences: Sequences,
+    sequences: Sequences | JoinedSequences,
     settings: dict[str, Any],
     make: Callable[..., Any],
     *,

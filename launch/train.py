@@ -108,7 +108,10 @@ def _open_training_clips(config: ConfigDict, clips: dict[str, Any]) -> Loader:
     }
     if not data.online:
         directory = dataset_directory(data.dir, data.train)
-        return make_loader(directory, "train", train=True, **batches, **clips)
+        beside = tuple(data.beside)
+        return make_loader(directory, "train", train=True, beside=beside, **batches, **clips)
+    if data.beside:
+        raise UserError("data.beside is for stored data; leave it empty with data.online.")
     rendered = {each.name: each for each in OclrSyn.BUILDER_CONFIGS}
     if data.train not in rendered:
         raise UserError(f"There is no data {data.train!r} to render; choose from {list(rendered)}.")

@@ -1,6 +1,7 @@
 """Batches: what they hold, that a step alone decides about them, and what is refused."""
 
 import dataclasses
+import json
 import shutil
 from itertools import islice
 
@@ -10,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.builders.oclr_syn import Rendering
 from data_pipelines.loaders import (
+    JoinedSequences,
     Loader,
     OnlineSequences,
     Sequences,
@@ -23,6 +25,7 @@ from data_pipelines.transforms import NO_AUGMENTATION
 from oclr_jax.errors import UserError
 
 H, W, T = 32, 48, 4
+SLICES = ("train[:2]", "train[2:3]", "train[3:]")
 
 
 def load(directory, split="train", **changes) -> Loader:
@@ -221,6 +224,51 @@ def test_augmentation_is_passed_on(tiny_directory):
 def test_sequences_read_part_of_a_split(tiny_directory):
     assert len(Sequences(tiny_directory, "train[:2]", clip_fields("exact"))) == 2
     assert len(load(tiny_directory, "train[2:4]")) == 1
+
+
+def test_joined_sequences_are_those_of_each_in_a_row(tiny_directory):
+    parts = [Sequences(tiny_directory, split, clip_fields("exact")) for split in SLICES]
+    joined, whole = JoinedSequences(parts), Sequences(tiny_directory, "train", clip_fields("exact"))
+    assert len(joined) == len(whole) == 6
+    for index in range(6):
+        for name, value in whole[index].items():
+            np.testing.assert_array_equal(joined[index][name], value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_reads_the_datasets_beside_as_well(tiny_directory, tmp_path, workers):
+    older = _copy(tiny_directory, tmp_path / "older", data_version="1.0.0")
+    loader = load(tiny_directory, beside=(older,), workers=workers)
+    own = load(tiny_directory).settings
+    assert loader.settings == {**own, "data_version": f"{own['data_version']} and 1.0.0"}
+    assert len(loader) == 6
+    numbers = [
+        int(n) for step in range(6) for n in loader.samples(step).split(" ", 1)[1].split(",")
+    ]
+    assert sorted(numbers) == list(range(12))
+    for batch, step in zip(islice(loader, 2), range(2), strict=False):
+        assert_same(batch, loader[step])
+
+
+def test_datasets_that_do_not_go_together_are_told(tiny_directory, tmp_path):
+    flow = {"estimator": "raft", "height": 32, "width": 48}
+    other = _copy(tiny_directory, tmp_path / "other", flow=flow)
+    with pytest.raises(UserError, match="join datasets of one estimator"):
+        load(tiny_directory, beside=(other,))
+    scene = {**load(tiny_directory).settings["scene"], "frames": 3}
+    short = _copy(tiny_directory, tmp_path / "short", scene=scene)
+    with pytest.raises(UserError, match="short has sequences of 3 frames"):
+        load(tiny_directory, beside=(short,))
+    with pytest.raises(UserError, match="is not a dataset"):
+        load(tiny_directory, beside=(tmp_path,))
+
+
+def _copy(directory, path, **metadata):
+    """A dataset like another, with other metadata."""
+    shutil.copytree(directory, path)
+    settings = path / "metadata.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), **metadata}))
+    return path
 
 
 def test_dataset_directory_finds_the_newest_version(tmp_path):

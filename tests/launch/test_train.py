@@ -113,6 +113,14 @@ def test_optical_flow_is_trained_by_the_same_command(tmp_path, pairs_dir):
             ],
             "no data 'none' to render",
         ),
+        (
+            [
+                "--config=configs/oclr_flow.py:tiny",
+                "--config.data.online=True",
+                "--config.data.beside=('data',)",
+            ],
+            "data.beside is for stored data",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(tmp_path, options, sentence):
