@@ -60,6 +60,7 @@ def _paper() -> ConfigDict:
     data.validation = "syn_val"  # dataset config to evaluate on
     data.beside = ()  # folders of further datasets (with a dataset_info.json) to train on as well
     data.flow = "estimated"  # what the model learns from: "estimated" or "exact" flow
+    data.stride = 1  # frames of a training clip are at most so many frames apart
     data.online = False  # render scenes of `train` without end, instead of reading it from `dir`
     data.images = ""  # online: folder of textures; empty: procedural
     data.silhouettes = ""  # online: folder of annotations; empty: procedural

@@ -271,6 +271,7 @@ def make_loader(
     seed: int = 0,
     gaps: tuple[int, ...] = _GAPS,
     flow: str = "estimated",
+    stride: int = 1,
     augmentation: Augmentation | None = None,
     beside: tuple[str | os.PathLike, ...] = (),
     workers: int = 0,
@@ -293,6 +294,8 @@ def make_loader(
       seed: of shuffling and variation.
       gaps: of the flow, in the order of the batch's channels; 1 and -1 are stored.
       flow: "estimated" by the dataset's estimator, or "exact".
+      stride: frames of training clips are at most so many frames apart; flow stays that of the
+        stored sequence, from each frame to its neighbours there.
       augmentation: how training clips are varied (None: the defaults).
       beside: folders of further datasets, whose sequences are read as if they were in the first.
       workers: processes that make batches; 0 makes them in this process.
@@ -308,11 +311,13 @@ def make_loader(
     """
     sequences, settings = open_sequences(directory, split, clip_fields(flow))
     _check_clips(f"The dataset {directory}", frames, settings["scene"]["frames"], gaps)
+    _check_stride(stride)
     if beside:
         sequences, settings = _join(sequences, settings, beside, frames, gaps, flow)
     cut = {"frames": frames, "grid": (height, width), "gaps": tuple(gaps)}
     if train:
-        make_clip = partial(training_clip, augmentation=augmentation or Augmentation(), **cut)
+        varied = {"stride": stride, "augmentation": augmentation or Augmentation()}
+        make_clip = partial(training_clip, **varied, **cut)
     else:
         make_clip = partial(validation_clip, **cut)
     return make_batches(
@@ -408,6 +413,7 @@ def make_online_loader(
     seed: int = 0,
     gaps: tuple[int, ...] = _GAPS,
     flow: str = "estimated",
+    stride: int = 1,
     augmentation: Augmentation | None = None,
     workers: int = 0,
     process_index: int = 0,
@@ -420,8 +426,8 @@ def make_online_loader(
 
     Args:
       recipe: which scenes, from which seed, with which estimator and sources.
-      frames, batch_size, height, width, seed, gaps, flow, augmentation, workers, process_index,
-        process_count: as `make_loader`.
+      frames, batch_size, height, width, seed, gaps, flow, stride, augmentation, workers,
+        process_index, process_count: as `make_loader`.
 
     Raises:
       UserError: the clips do not fit the recipe's sequences.
@@ -430,11 +436,13 @@ def make_online_loader(
 
     clip_fields(flow)  # refuses a flow that there is not
     _check_clips(f"The online data {recipe.config.name}", frames, recipe.config.scene.frames, gaps)
+    _check_stride(stride)
     make_clip = partial(
         training_clip,
         frames=frames,
         grid=(height, width),
         gaps=tuple(gaps),
+        stride=stride,
         augmentation=augmentation or Augmentation(),
     )
     sequences = grain.MapDataset.source(OnlineSequences(recipe, flow)).seed(seed)
@@ -465,6 +473,11 @@ def _check_clips(what: str, frames: int, stored: int, gaps: tuple[int, ...]) -> 
         raise UserError(
             f"{what} holds flow at the gaps 1 and -1, not at all of {tuple(gaps)}; use those."
         )
+
+
+def _check_stride(stride: int) -> None:
+    if stride < 1:
+        raise UserError(f"Frames cannot be {stride} apart; ask for a stride of 1 or more.")
 
 
 def open_sequences(
@@ -525,16 +538,24 @@ def training_clip(
     frames: int,
     grid: tuple[int, int],
     gaps: tuple[int, ...],
+    stride: int,
     augmentation: Augmentation,
 ) -> Clip:
-    """A varied part of a stored sequence that shows an object, on the grid (height, width)."""
+    """A varied part of a stored sequence that shows an object, on the grid (height, width).
+
+    Its frames are 1 to `stride` frames apart, each as likely as far as the sequence is long enough.
+    """
     # Only where an object is visible in some frame of the clip is there something to learn.
-    seen = np.flatnonzero(stored["segmentations"].any(axis=(1, 2, 3)))
-    starts = np.arange(len(stored["segmentations"]) - frames + 1)
-    last_seen = np.searchsorted(seen, starts + frames)
-    usable = starts[last_seen > np.searchsorted(seen, starts)]
-    start = int(rng.choice(usable))
-    clip = resize_clip(_cut(stored, slice(start, start + frames)), *grid)
+    seen = stored["segmentations"].any(axis=(1, 2, 3))
+    by_stride = []
+    for apart in range(1, stride + 1):
+        span = (frames - 1) * apart + 1
+        parts = [slice(at, at + span, apart) for at in range(len(seen) - span + 1)]
+        by_stride.append([part for part in parts if seen[part].any()])
+    usable = [parts for parts in by_stride if parts]
+    parts = usable[rng.integers(len(usable))]
+    part = parts[rng.integers(len(parts))]
+    clip = resize_clip(_cut(stored, part), *grid)
     return _select_gaps(augment(clip, rng, augmentation), gaps)
 
 

@@ -105,6 +105,7 @@ def _open_training_clips(config: ConfigDict, clips: dict[str, Any]) -> Loader:
         "seed": config.seed,
         "workers": data.workers,
         "flow": data.flow,
+        "stride": data.stride,
     }
     if not data.online:
         directory = dataset_directory(data.dir, data.train)

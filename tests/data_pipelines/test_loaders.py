@@ -189,7 +189,19 @@ def test_an_epoch_has_every_sequence_and_the_next_another_order(tiny_directory, 
     assert len({tuple(one) for one in orders}) == 3
 
 
-def test_training_clips_start_anywhere_an_object_is_seen():
+NEIGHBOURS = {(2, 1), (3, 1), (4, 1)}
+TWO_APART = {(0, 2), (2, 2), (4, 2)}
+
+
+@pytest.mark.parametrize(
+    ("stride", "parts"),
+    [
+        (1, NEIGHBOURS),
+        (2, NEIGHBOURS | TWO_APART),
+        (5, NEIGHBOURS | TWO_APART | {(1, 3), (0, 4)}),
+    ],
+)
+def test_training_clips_are_any_part_in_which_an_object_is_seen(stride, parts):
     frames, stored_frames = 3, 9
     flow = np.arange(stored_frames, dtype=np.float16)[:, None, None, None]
     segmentations = np.zeros((stored_frames, 4, 4, 1), np.uint8)
@@ -200,22 +212,27 @@ def test_training_clips_start_anywhere_an_object_is_seen():
         "amodal": (segmentations == [1, 2, 3]).astype(np.uint8),
         "segmentations": segmentations,
     }
-    starts = set()
-    for seed in range(40):
+    found = set()
+    for seed in range(100):
         clip = training_clip(
             stored,
             np.random.default_rng(seed),
             frames=frames,
             grid=(4, 4),
             gaps=(1, -1),
+            stride=stride,
             augmentation=NO_AUGMENTATION,
         )
         assert clip["modal"].any()
-        starts.add(int(clip["flow"][0, 0, 0, 0]))
-    assert starts == {2, 3, 4}
+        numbers = clip["flow"][:, 0, 0, 0].astype(int)
+        assert len(numbers) == frames and len(set(np.diff(numbers))) == 1
+        found.add((int(numbers[0]), int(numbers[1] - numbers[0])))
+    assert found == parts
 
 
-def test_augmentation_is_passed_on(tiny_directory):
+def test_augmentation_and_stride_are_passed_on(tiny_directory, recipe):
+    assert differ(load(tiny_directory, frames=2)[0], load(tiny_directory, frames=2, stride=4)[0])
+    assert differ(online(recipe, frames=2)[0], online(recipe, frames=2, stride=4)[0])
     still = load(tiny_directory, augmentation=NO_AUGMENTATION)[0]["flow"]
     faster = dataclasses.replace(NO_AUGMENTATION, min_speed=2.0, max_speed=2.0)
     np.testing.assert_allclose(load(tiny_directory, augmentation=faster)[0]["flow"], 2 * still)
@@ -289,6 +306,7 @@ def test_dataset_directory_finds_the_newest_version(tmp_path):
         ("train", {"frames": 0}, "ask for 1 to 6"),
         ("train", {"gaps": (1, 2)}, r"not at all of \(1, 2\)"),
         ("train", {"gaps": ()}, "gaps 1 and -1"),
+        ("train", {"stride": 0}, "stride of 1 or more"),
         ("train", {"batch_size": 7}, "has 6 sequences, too few"),
         ("train", {"flow": "raft"}, "no raft flow; choose one of estimated, exact"),
         ("test", {}, "no split test; choose one of train, validation"),
@@ -361,6 +379,7 @@ def test_online_sequences_are_what_would_be_stored_and_never_end(recipe):
     [
         ({"frames": 7}, "sequences of 6 frames"),
         ({"gaps": (2,)}, "gaps 1 and -1"),
+        ({"stride": 0}, "stride of 1 or more"),
         ({"flow": "raft"}, "no raft flow"),
     ],
 )
