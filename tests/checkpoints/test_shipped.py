@@ -33,9 +33,19 @@ def test_the_transformer_tells_clips_and_places_apart(shipped):
 
 def test_the_card_says_how_they_were_made(shipped):
     _, info = shipped
-    card = info.card
-    while card:
-        assert {"command", "config", "seed", "steps", "validation"} <= card.keys()
-        assert card["command"].startswith("python launch/train.py --config configs/")
-        assert "/root" not in str(card) and "/home" not in str(card) and "/tmp" not in str(card)
-        card = card.get("started_from")
+    runs = list(_runs(info.card))
+    assert len(runs) > 1
+    for run in runs:
+        assert {"command", "config", "seed", "steps", "validation"} <= run.keys()
+        assert run["command"].startswith("python launch/train.py --config configs/")
+        assert "/root" not in str(run) and "/home" not in str(run) and "/tmp" not in str(run)
+
+
+def _runs(card):
+    """The training that a card is of, and those that led to where it started: one, or the mean of
+    several."""
+    yield card
+    start = card.get("started_from")
+    if start:
+        for before in start.get("mean_of", [start]):
+            yield from _runs(before)
