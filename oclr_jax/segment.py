@@ -205,6 +205,7 @@ def _record(
             "gaps": list(info.model.gaps),
             "window": info.model.frames,
             "overlap": overlap_of(info.model),
+            "order_from": info.model.order_from,
             "grid": [info.model.height, info.model.width],
             "still_flow": STILL_FLOW,
             "min_link_iou": MIN_LINK_IOU,

@@ -1,11 +1,13 @@
 """From a video to masks, in memory and as a folder, with a model that sees what moves."""
 
+import dataclasses
 import json
 import tracemalloc
 import warnings
 from fractions import Fraction
 
 import av
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +18,7 @@ from oclr_jax import inference, segment
 from oclr_jax.errors import UserError
 from oclr_jax.flow import gap_flows, make_estimator, resize_flow, write_flo
 from oclr_jax.models.oclr import OCLR
+from oclr_jax.ops.layering import overlap_order
 from oclr_jax.ops.metrics import jaccard
 from oclr_jax.segment import segment_to_folder, segment_video
 from oclr_jax.video.clip import open_clip
@@ -67,6 +70,20 @@ def test_one_compiled_program_serves_every_video(monkeypatch):
     assert inference.make_predict_fn(OCLR(INFO.model)) is inference.make_predict_fn(
         OCLR(INFO.model)
     ), "the compiled function is kept"
+
+
+def test_layers_are_composed_by_what_the_weights_say():
+    flow = np.random.default_rng(0).normal(size=(1, 2, 32, 48, 4)).astype(np.float32)
+    model = OCLR(INFO.model)
+    params = jax.jit(model.init)(jax.random.key(0), flow)["params"]
+    params["unet_decoder"]["logits"]["bias"] = np.zeros(3, np.float32)  # masks of half the pixels
+    output = jax.jit(model.apply)({"params": params}, flow)
+    overlap = overlap_order(output.amodal_logits)
+    assert np.abs(overlap).max() > 0.1
+    for order_from, expected in (("head", output.order), ("overlap", overlap)):
+        config = dataclasses.replace(INFO.model, order_from=order_from)
+        _, order = inference.make_predict_fn(OCLR(config))(params, flow)
+        np.testing.assert_allclose(order, expected, atol=1e-4)
 
 
 def test_modal_masks_are_amodal_masks_cut_by_depth():

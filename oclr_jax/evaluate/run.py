@@ -197,6 +197,7 @@ def _settings(run: _Run, gap: int, stored: dict | None) -> dict[str, Any]:
         "gap": None,
         "grid": None,
         "window": None,
+        "order_from": None,
         "protocol_names": list(run.protocols),
         "versions": {
             "oclr_jax": oclr_jax.__version__,
@@ -218,6 +219,7 @@ def _settings(run: _Run, gap: int, stored: dict | None) -> dict[str, Any]:
             "gap": gap,
             "grid": [model.height, model.width],
             "window": model.frames,
+            "order_from": model.order_from,
         }
     return json.loads(json.dumps(values))
 

@@ -17,6 +17,7 @@ from oclr_jax.models.initializers import dense_kernel
 from oclr_jax.models.positions import PositionEmbedding
 from oclr_jax.models.transformer import DecoderLayer, EncoderLayer
 from oclr_jax.models.unet import UNetDecoder, UNetEncoder
+from oclr_jax.ops.layering import overlap_order
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class OCLRConfig:
     dropout: float = 0.1  # on residual branches, hidden units and attention weights
     instance_norm: bool = True  # after every 3x3 convolution; off is the paper's ablation
     gaps: tuple[int, ...] = (1, -1)  # flow gaps in frames, two input channels each
+    order_from: str = "head"  # what layers are composed by in use: "head", or masks' "overlap"
     compute_dtype: str = "float32"  # "float32" or "bfloat16"; parameters stay float32
     remat: bool = False  # recompute blocks in the backward pass: less memory, more time
 
@@ -47,6 +49,8 @@ class OCLRConfig:
             raise ValueError(f"flow gaps must be whole numbers other than 0: {self.gaps}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1): {self.dropout}")
+        if self.order_from not in ("head", "overlap"):
+            raise ValueError(f"order_from must be head or overlap: {self.order_from!r}")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"compute_dtype must be float32 or bfloat16: {self.compute_dtype!r}")
         if self.channels[-1] % self.heads:
@@ -89,7 +93,7 @@ class OCLROutput(NamedTuple):
     """What the model says of a clip.
 
     amodal_logits: float32, before the sigmoid; the layers are in no given order.
-    order: float32 pseudo-depth of each layer, lowest = front.
+    order: float32 pseudo-depth of each layer by the order head, lowest = front.
     """
 
     amodal_logits: Float[Array, "b t h w k"]
@@ -187,6 +191,11 @@ class OCLR(nn.Module):
         strongest = decoded.max(axis=2).astype(jnp.float32)
         hidden = nn.Dense(strongest.shape[-1], kernel_init=dense_kernel, name="order1")(strongest)
         return nn.Dense(1, kernel_init=dense_kernel, name="order2")(nn.relu(hidden))[..., 0]
+
+
+def depth_order(config: OCLRConfig, output: OCLROutput) -> Float[Array, "b k"]:
+    """The pseudo-depth that layers are composed by in use, lowest = front: `config.order_from`."""
+    return output.order if config.order_from == "head" else overlap_order(output.amodal_logits)
 
 
 def param_count(params: Any) -> int:

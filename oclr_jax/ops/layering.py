@@ -69,6 +69,32 @@ def soft_modal(
     return jnp.stack(modal, axis=-1)
 
 
+def overlap_order(logits: Float[Array, "b t h w k"]) -> Float[Array, "b k"]:
+    """A depth order read off the masks: where two overlap, the surer one is in front.
+
+    Of the pixels of a clip that a pair of layers shares, each layer wins those where its logit is
+    the larger. Its pseudo-depth is the sum over the other layers of the share that they win less
+    the share that it wins itself, and 0 where it meets none. Not in the papers, whose order comes
+    from the model's order head.
+
+    Args:
+      logits: amodal logits.
+
+    Returns:
+      pseudo-depth of every layer in [1 - k, k - 1], lowest in front; one per clip.
+    """
+    layers = logits.shape[-1]
+    depth = [jnp.zeros(logits.shape[0]) for _ in range(layers)]
+    for i, j in itertools.combinations(range(layers), 2):
+        one, other = logits[..., i], logits[..., j]
+        shared = (one > 0) & (other > 0)
+        won = jnp.where(shared, jnp.sign(one - other), 0.0).sum(axis=(1, 2, 3))
+        lead = won / jnp.maximum(shared.sum(axis=(1, 2, 3)), 1)
+        depth[i] -= lead
+        depth[j] += lead
+    return jnp.stack(depth, axis=-1)
+
+
 def _weights_of_front_sets(
     order: Float[Array, "b t k"],
 ) -> list[dict[tuple[int, ...], Float[Array, "b t"]]]:

@@ -142,7 +142,14 @@ def test_a_still_clip_gives_finite_numbers_and_gradients():
 def test_config_survives_json_and_refuses_what_it_does_not_know():
     config = dataclasses.replace(TINY, gaps=(2, -2), compute_dtype="bfloat16")
     assert OCLRConfig.from_dict(config.to_dict()) == config
-    for change in ({"heads": "4"}, {"colour": 1}, {"heads": 3}, {"height": 30}, {"channels": 4}):
+    for change in (
+        {"heads": "4"},
+        {"order_from": "colour"},
+        {"colour": 1},
+        {"heads": 3},
+        {"height": 30},
+        {"channels": 4},
+    ):
         with pytest.raises(ValueError):
             OCLRConfig.from_dict({**TINY.to_dict(), **change})
     without = {name: value for name, value in TINY.to_dict().items() if name != "heads"}

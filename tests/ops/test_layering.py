@@ -44,6 +44,32 @@ def test_soft_modal_is_the_sum_over_all_orders(layers):
     np.testing.assert_allclose(ours, expected / norm, rtol=1e-5)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+def test_overlap_order_counts_who_is_surer_where_two_layers_are(layers):
+    rng = np.random.default_rng(layers)
+    logits = rng.normal(0.5, 1.0, (2, 3, 4, 5, layers)).astype(np.float32)
+    logits[1, ..., 0] = -1.0  # a layer that is nowhere
+    expected = np.zeros((2, layers))
+    for clip, i, j in itertools.product(range(2), range(layers), range(layers)):
+        one, other = logits[clip, ..., i], logits[clip, ..., j]
+        shared = (one > 0) & (other > 0)
+        if i != j and shared.any():
+            expected[clip, i] -= np.mean(one[shared] > other[shared])
+            expected[clip, i] += np.mean(one[shared] < other[shared])
+    ours = layering.overlap_order(jnp.asarray(logits))
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    assert ours[1, 0] == 0
+
+
+def test_overlap_order_puts_the_surer_layer_in_front():
+    logits = np.full((1, 1, 1, 6, 2), -3.0, np.float32)
+    logits[..., :4, 0] = 1.0
+    logits[..., 2:, 1] = 2.0
+    logits = jnp.asarray(logits)
+    modal = layering.hard_modal(logits > 0, layering.overlap_order(logits)[:, None])
+    assert modal[0, 0, 0].T.tolist() == [[True, True] + [False] * 4, [False] * 2 + [True] * 4]
+
+
 def test_a_sure_order_makes_the_soft_composition_hard():
     amodal = np.random.default_rng(1).random((1, 1, 5, 5, 3)) > 0.4
     order = jnp.array([[[100.0, -100.0, 0.0]]])

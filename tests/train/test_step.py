@@ -135,17 +135,26 @@ def test_scores_count_frames_and_pairs(parts):
     assert "order_accuracy" not in means({"order_accuracy_sum": 0.0, "order_accuracy_count": 0.0})
 
 
-def test_a_perfect_prediction_scores_one():
+@pytest.mark.parametrize("order_from", ["head", "overlap"])
+def test_a_perfect_prediction_scores_one(order_from):
     class Oracle(nn.Module):
-        """Says the ground truth, in another order of the layers."""
+        """Says the ground truth, in another order of the layers.
+
+        What does not say the order says the opposite.
+        """
 
         truth: np.ndarray
+        config: OCLRConfig
 
         def __call__(self, flow):
             logits = jnp.asarray(self.truth[..., ::-1], jnp.float32) * 20 - 10
-            return OCLROutput(logits, jnp.array([[5.0, 1.0, -2.0]]))
+            front_last = jnp.array([-2.0, 0.0, 2.0])
+            if self.config.order_from == "head":
+                return OCLROutput(logits - front_last, jnp.array([[5.0, 1.0, -2.0]]))
+            return OCLROutput(logits + front_last, jnp.array([[-2.0, 1.0, 5.0]]))
 
     truth = squares(3, 1, 4, 16, 24)
-    evaluate = jax.jit(Segmentation(Oracle(truth["amodal"]), LossWeights()).evaluate)
+    oracle = Oracle(truth["amodal"], OCLRConfig(order_from=order_from))
+    evaluate = jax.jit(Segmentation(oracle, LossWeights()).evaluate)
     scores = means({n: float(v) for n, v in evaluate({}, truth)[0].items()})
     assert scores["modal_j"] == scores["amodal_j"] == scores["order_accuracy"] == 1

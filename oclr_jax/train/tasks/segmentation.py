@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
 
 from oclr_jax.checkpoints.weights import WeightsInfo, load_weights, save_weights
-from oclr_jax.models.oclr import OCLR, OCLRConfig, OCLROutput
+from oclr_jax.models.oclr import OCLR, OCLRConfig, OCLROutput, depth_order
 from oclr_jax.ops import layering, losses, matching
 from oclr_jax.train.strips import image_strip
 from oclr_jax.train.task import Metrics, Moments
@@ -112,7 +112,8 @@ class Segmentation:
         loss, _ = losses.layered_loss(out.amodal_logits, out.order, *truth, weights)
         clips = jnp.float32(batch["flow"].shape[0])
         amodal = out.amodal_logits > 0
-        modal = layering.hard_modal(amodal, out.order[:, None])
+        depth = depth_order(self.model.config, out)
+        modal = layering.hard_modal(amodal, depth[:, None])
         sums = {"loss_sum": loss * clips, "loss_count": clips}
         for name, masks in (("amodal", amodal), ("modal", modal)):
             iou, there = matching.matched_iou(masks, batch[name].astype(bool))
@@ -120,7 +121,7 @@ class Segmentation:
             sums[f"{name}_j_sum"] = per_frame.sum()
             sums[f"{name}_j_count"] = there.any(axis=-1).sum().astype(jnp.float32)
         cost = matching.pairwise_bce(out.amodal_logits, batch["amodal"])
-        order = matching.take_layers(out.order, matching.assign(cost))
+        order = matching.take_layers(depth, matching.assign(cost))
         overlap = losses.overlapping_pairs(batch["amodal"])
         right = overlap & (losses.depth_gaps(order) > 0)
         sums["order_accuracy_sum"] = right.sum().astype(jnp.float32)
