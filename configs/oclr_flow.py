@@ -125,7 +125,7 @@ def _released(config: ConfigDict) -> None:
 def _small(config: ConfigDict) -> None:
     """The model that ships in the package, on a grid that a CPU can train in hours.
 
-    The shipped weights began with 2,500 steps of this. Eight more runs had batches of 6 clips of 4
+    The shipped weights began with 2,500 steps of this. Ten more runs had batches of 6 clips of 4
     frames, or at last of 3 clips of 8 frames up to 3 apart, larger weights of the query and the
     order term, and all but the first of them channels (16, 32, 64, 256), whose tokens are half as
     large; the weights' card holds every command.

@@ -8,12 +8,12 @@ from math import prod
 from zlib import compress, decompress
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 
 from oclr_jax.ops.metrics import assign, jaccard
 
-# Two layers of neighbouring windows are one object where their masks agree this well, as the mean
-# IoU over the frames that the windows share.
+# Two layers of neighbouring windows are one object where their amodal masks agree this well, as the
+# mean IoU over the frames that the windows share.
 MIN_LINK_IOU = 0.3
 # An object counts where it is seen on at least this part of one frame ...
 MIN_AREA = 0.001
@@ -71,8 +71,10 @@ class Track:
 def link_windows(windows: Iterable[WindowLayers]) -> list[Track]:
     """Joins the layers of overlapping windows into objects; one window is held at a time.
 
-    Layers of neighbouring windows of one shot are matched on the mean IoU of their masks over the
-    frames they share (Hungarian; at least MIN_LINK_IOU); a layer without a partner is a new object.
+    Layers of neighbouring windows of one shot are matched on the mean IoU of their amodal and of
+    their modal masks over the frames they share (Hungarian; amodal at least MIN_LINK_IOU): amodal
+    masks alone would swap two layers that both found one object, of which one hides the other. A
+    layer without a partner is a new object.
     Of shared frames the first half comes from the earlier window, the rest from the later one, so
     that each mask was seen with frames on both sides. Each pair's depth order is voted on by all
     windows, and the whole video gets one order, front to back. Objects that are hardly ever seen
@@ -109,23 +111,44 @@ def compose_modal(
     return modal
 
 
+def modal_layers(
+    amodal: Bool[np.ndarray, "t h w k"], order: Real[np.ndarray, "k"]
+) -> Bool[np.ndarray, "t h w k"]:
+    """Visible parts of a window's layers, whose pseudo-depths are `order`, lowest in front."""
+    modal = np.zeros_like(amodal)
+    covered = np.zeros(amodal.shape[:-1], bool)
+    for layer in np.argsort(order, kind="stable"):
+        modal[..., layer] = amodal[..., layer] & ~covered
+        covered |= amodal[..., layer]
+    return modal
+
+
 def _partners(
     previous: WindowLayers, ids: list[int | None], window: WindowLayers, shared: int
 ) -> list[int | None]:
     """For each layer of `window`, the id of the earlier window's layer that is the same object."""
     ours = window.probability[:shared] > 0.5
     theirs = previous.probability[-shared:] > 0.5
-    overlap = np.zeros((theirs.shape[-1], ours.shape[-1]))
-    for row, column in np.ndindex(*overlap.shape):
-        a, b = theirs[..., row], ours[..., column]
-        seen = (a | b).any(axis=(1, 2))
-        if seen.any():
-            overlap[row, column] = jaccard(a[seen], b[seen]).mean()
+    whole = _agreement(theirs, ours)
+    seen = _agreement(modal_layers(theirs, previous.order), modal_layers(ours, window.order))
     partners: list[int | None] = [None] * ours.shape[-1]
-    for row, column in assign(overlap):
-        if overlap[row, column] >= MIN_LINK_IOU:
+    for row, column in assign(whole + seen):
+        if whole[row, column] >= MIN_LINK_IOU:
             partners[column] = ids[row]
     return partners
+
+
+def _agreement(
+    theirs: Bool[np.ndarray, "t h w k"], ours: Bool[np.ndarray, "t h w k"]
+) -> Float[np.ndarray, "k k"]:
+    """Mean IoU of each of their layers with each of ours, over the frames in which either is."""
+    table = np.zeros((theirs.shape[-1], ours.shape[-1]))
+    for row, column in np.ndindex(*table.shape):
+        a, b = theirs[..., row], ours[..., column]
+        there = (a | b).any(axis=(1, 2))
+        if there.any():
+            table[row, column] = jaccard(a[there], b[there]).mean()
+    return table
 
 
 def _store(

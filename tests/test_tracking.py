@@ -14,6 +14,7 @@ from oclr_jax.tracking import (
     compose_modal,
     depth_order,
     link_windows,
+    modal_layers,
 )
 
 H, W, T = 24, 40, 4
@@ -92,6 +93,26 @@ def test_a_layer_that_agrees_badly_is_another_object():
     away = [box(20, 12)] * T
     tracks = link_windows([window(0, [[box(2, 2)] * T]), window(2, [away])])
     assert [sorted(track.masks) for track in tracks] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_layer_that_another_hides_does_not_take_its_place():
+    """In both windows two layers found one object; by amodal masks alone they would swap."""
+    front, hidden, later, around = (box(2, 2, size) for size in (10, 9, 8, 12))
+    windows = [window(0, [[front] * T, [hidden] * T]), window(2, [[later] * T, [around] * T])]
+    first, second = link_windows(windows)
+    check(first, range(6), lambda frame: front if frame < 3 else later)
+    check(second, range(6), lambda frame: hidden if frame < 3 else around)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_modal_layers_are_compose_modal_in_their_order(seed):
+    rng = np.random.default_rng(seed)
+    amodal, order = rng.random((2, 3, 4, 3)) < 0.5, rng.integers(0, 3, 3)
+    modal = modal_layers(amodal, order)
+    front_to_back = np.argsort(order, kind="stable")
+    for ours, layers in zip(modal, amodal, strict=True):
+        expected = compose_modal([layers[..., layer] for layer in front_to_back])
+        assert np.array_equal(np.moveaxis(ours, -1, 0)[front_to_back], expected)
 
 
 def test_a_cut_starts_new_ids():

@@ -32,7 +32,7 @@ from oclr_jax.inference import (
     stream_flow,
 )
 from oclr_jax.ops.metrics import present_ids
-from oclr_jax.tracking import compose_modal
+from oclr_jax.tracking import modal_layers
 from oclr_jax.video.clip import Clip
 from oclr_jax.video.palette import DAVIS_PALETTE
 from oclr_jax.video.reader import FOLDER_FPS
@@ -96,11 +96,10 @@ def _window_ids(
     """
     probability, order = predict_window(segmenter, np.stack([flows[at].flow for at in group]))
     ids = np.zeros((len(set(group)), height, width), np.uint8)
-    front_to_back = np.argsort(order, kind="stable")
-    for frame, amodal in zip(ids, probability > 0.5, strict=False):
-        modal = compose_modal([amodal[..., layer] for layer in front_to_back])
-        for layer, mask in zip(front_to_back, modal, strict=True):
-            frame[resize_mask(mask, height, width)] = layer + 1
+    modal = modal_layers(probability[: len(ids)] > 0.5, order)
+    for frame, layers in zip(ids, modal, strict=True):
+        for layer in np.argsort(order, kind="stable"):
+            frame[resize_mask(layers[..., layer], height, width)] = layer + 1
     return ids
 
 

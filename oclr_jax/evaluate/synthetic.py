@@ -15,7 +15,7 @@ from oclr_jax.evaluate.scores import Record
 from oclr_jax.flow import FlowFolder, resize_flow
 from oclr_jax.inference import Segmenter, predict_window
 from oclr_jax.ops.metrics import assign, jaccard, order_accuracy
-from oclr_jax.tracking import compose_modal
+from oclr_jax.tracking import modal_layers
 from oclr_jax.video.png import read_ids
 from oclr_jax.windows import frame_groups
 
@@ -105,8 +105,7 @@ def _released(root: Path) -> list[SyntheticSequence]:
 
 def composed(amodal: Bool[np.ndarray, "t H W k"]) -> Bool[np.ndarray, "t H W k"]:
     """What is seen of objects that are given front to back."""
-    seen = [compose_modal(list(np.moveaxis(frame, -1, 0))) for frame in amodal]
-    return np.moveaxis(np.array(seen), 1, -1)
+    return modal_layers(amodal, np.arange(amodal.shape[-1]))
 
 
 def score_synthetic(segmenter: Segmenter, sequence: SyntheticSequence) -> Record:
@@ -125,12 +124,7 @@ def score_synthetic(segmenter: Segmenter, sequence: SyntheticSequence) -> Record
         frames = sorted(set(group))
         probability, order = predict_window(segmenter, flow[group])
         found = probability[: len(frames)] > 0.5
-        front_to_back = np.argsort(order, kind="stable")
-        seen = np.zeros_like(found)
-        for at, layers in enumerate(np.moveaxis(found, -1, 1)):
-            composed = compose_modal([layers[layer] for layer in front_to_back])
-            for layer, mask in zip(front_to_back, composed, strict=True):
-                seen[at, ..., layer] = mask
+        seen = modal_layers(found, order)
         modal_j, _ = _frame_j(_nearest(seen, modal.shape[1:3]), modal[frames])
         amodal_j, partner = _frame_j(_nearest(found, amodal.shape[1:3]), amodal[frames])
         for frame, one, other in zip(frames, modal_j, amodal_j, strict=True):
