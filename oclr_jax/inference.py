@@ -24,7 +24,7 @@ from oclr_jax.flow import (
     stream_gap_flows,
 )
 from oclr_jax.learned_flow import open_raft
-from oclr_jax.models.oclr import OCLR, OCLRConfig, depth_order
+from oclr_jax.models.oclr import OCLR, OCLRConfig, composing_order
 from oclr_jax.tracking import Track, WindowLayers, compose_modal, link_windows
 from oclr_jax.video.clip import Clip
 from oclr_jax.windows import stream_windows
@@ -69,7 +69,7 @@ def make_predict_fn(model: OCLR) -> PredictFn:
     @jax.jit
     def predict(params, flow):
         output = model.apply({"params": params}, flow)
-        return jax.nn.sigmoid(output.amodal_logits), depth_order(model.config, output)
+        return jax.nn.sigmoid(output.amodal_logits), composing_order(model.config, output)
 
     return predict
 

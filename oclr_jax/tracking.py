@@ -101,8 +101,8 @@ def link_windows(windows: Iterable[WindowLayers]) -> list[Track]:
 
 
 def compose_modal(
-    amodal_front_to_back: Sequence[Bool[np.ndarray, "h w"]],
-) -> list[Bool[np.ndarray, "h w"]]:
+    amodal_front_to_back: Sequence[Bool[np.ndarray, "*t h w"]],
+) -> list[Bool[np.ndarray, "*t h w"]]:
     """Visible parts of amodal masks given front to back: each loses what lies in front of it."""
     modal, covered = [], None
     for mask in amodal_front_to_back:
@@ -115,11 +115,10 @@ def modal_layers(
     amodal: Bool[np.ndarray, "t h w k"], order: Real[np.ndarray, "k"]
 ) -> Bool[np.ndarray, "t h w k"]:
     """Visible parts of a window's layers, whose pseudo-depths are `order`, lowest in front."""
-    modal = np.zeros_like(amodal)
-    covered = np.zeros(amodal.shape[:-1], bool)
-    for layer in np.argsort(order, kind="stable"):
-        modal[..., layer] = amodal[..., layer] & ~covered
-        covered |= amodal[..., layer]
+    front_to_back = np.argsort(order, kind="stable")
+    modal = np.empty_like(amodal)
+    seen = compose_modal([amodal[..., layer] for layer in front_to_back])
+    modal[..., front_to_back] = np.stack(seen, axis=-1)
     return modal
 
 

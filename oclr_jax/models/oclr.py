@@ -193,7 +193,7 @@ class OCLR(nn.Module):
         return nn.Dense(1, kernel_init=dense_kernel, name="order2")(nn.relu(hidden))[..., 0]
 
 
-def depth_order(config: OCLRConfig, output: OCLROutput) -> Float[Array, "b k"]:
+def composing_order(config: OCLRConfig, output: OCLROutput) -> Float[Array, "b k"]:
     """The pseudo-depth that layers are composed by in use, lowest = front: `config.order_from`."""
     return output.order if config.order_from == "head" else overlap_order(output.amodal_logits)
 

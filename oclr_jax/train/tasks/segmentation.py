@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
 
 from oclr_jax.checkpoints.weights import WeightsInfo, load_weights, save_weights
-from oclr_jax.models.oclr import OCLR, OCLRConfig, OCLROutput, depth_order
+from oclr_jax.models.oclr import OCLR, OCLRConfig, OCLROutput, composing_order
 from oclr_jax.ops import layering, losses, matching
 from oclr_jax.train.strips import image_strip
 from oclr_jax.train.task import Metrics, Moments
@@ -112,7 +112,7 @@ class Segmentation:
         loss, _ = losses.layered_loss(out.amodal_logits, out.order, *truth, weights)
         clips = jnp.float32(batch["flow"].shape[0])
         amodal = out.amodal_logits > 0
-        depth = depth_order(self.model.config, out)
+        depth = composing_order(self.model.config, out)
         modal = layering.hard_modal(amodal, depth[:, None])
         sums = {"loss_sum": loss * clips, "loss_count": clips}
         for name, masks in (("amodal", amodal), ("modal", modal)):
