@@ -23,7 +23,7 @@ setup(
     packages=find_packages(
         include=["oclr_jax", "oclr_jax.*", "data_pipelines", "data_pipelines.*"]
     ),
-    package_data={"oclr_jax": ["weights/*.safetensors", "*.json", "benchmarks/*.json"]},
+    package_data={"oclr_jax": ["weights/shipped/*.safetensors", "datasets/*.json"]},
     entry_points={"console_scripts": ["oclr = oclr_jax.cli:main"]},
     install_requires=[
         # 0.10 is the last jax for Python 3.11; 3.12 gets 0.11 or 0.12.

@@ -7,26 +7,17 @@ from pathlib import Path
 # `launch` is run from a checkout, installed or not; processes that it spawns need it too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from launch import (
-    benchmark_data,
-    benchmark_encodings,
-    benchmark_flow,
-    benchmark_infer,
-    benchmark_metrics,
-    benchmark_raft,
-    benchmark_segment,
-    benchmark_train,
-)
+from launch.speed import data, encodings, flow, infer, metrics, raft, segment, train
 
 BENCHMARKS = {
-    "data": benchmark_data,
-    "encodings": benchmark_encodings,
-    "flow": benchmark_flow,
-    "infer": benchmark_infer,
-    "metrics": benchmark_metrics,
-    "raft": benchmark_raft,
-    "segment": benchmark_segment,
-    "train": benchmark_train,
+    "data": data,
+    "encodings": encodings,
+    "flow": flow,
+    "infer": infer,
+    "metrics": metrics,
+    "raft": raft,
+    "segment": segment,
+    "train": train,
 }
 
 

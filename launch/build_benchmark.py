@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tensorflow_datasets as tfds
 
 from data_pipelines.builders.benchmarks import BUILDERS
-from oclr_jax.benchmarks.facts import BENCHMARKS
+from oclr_jax.datasets.benchmarks import BENCHMARKS
 from oclr_jax.errors import UserError
 from oclr_jax.flow import make_estimator
 

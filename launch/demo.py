@@ -17,7 +17,7 @@ from oclr_jax import cli
 from oclr_jax.flow import make_estimator
 from oclr_jax.ops.metrics import assign, jaccard
 from oclr_jax.results import SegmentationRecord
-from oclr_jax.video.contact_sheet import contact_sheet
+from oclr_jax.show.contact_sheet import contact_sheet
 from oclr_jax.video.png import read_ids, write_png
 from oclr_jax.video.reader import open_video
 from oclr_jax.video.writer import video_writer

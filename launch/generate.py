@@ -17,7 +17,7 @@ from data_pipelines.builders.generation import generate_dataset
 from data_pipelines.builders.oclr_syn import OclrSyn, OclrSynConfig
 from data_pipelines.synthetic import Sources, open_sources
 from oclr_jax.errors import UserError
-from oclr_jax.flow.estimator import DIS, DIS_PRESETS, PairEstimator
+from oclr_jax.flow.dis import DIS, DIS_PRESETS, PairEstimator
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,7 +86,7 @@ def _estimator(options: argparse.Namespace, config: OclrSynConfig) -> PairEstima
     """Flow is estimated at the resolution of the rendered frames."""
     if options.flow.startswith("raft:"):
         # Here, because the rendering processes import this file, and without RAFT need no jax.
-        from oclr_jax.learned_flow import open_raft
+        from oclr_jax.flow.raft import open_raft
 
         return open_raft(options.flow.removeprefix("raft:"), rows=None)
     if options.flow != "dis":

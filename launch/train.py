@@ -25,11 +25,11 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from data_pipelines.builders.oclr_syn import OclrSyn, Rendering
-from data_pipelines.loaders import Loader, dataset_directory, make_loader, make_online_loader
-from data_pipelines.pair_loader import make_pair_loader
+from data_pipelines.loaders.clips import Loader, dataset_directory, make_loader, make_online_loader
+from data_pipelines.loaders.pairs import make_pair_loader
 from data_pipelines.synthetic import open_sources
 from oclr_jax.errors import UserError
-from oclr_jax.flow.estimator import DIS
+from oclr_jax.flow.dis import DIS
 from oclr_jax.train.devices import check_batch, join_processes
 from oclr_jax.train.interrupts import Stop
 from oclr_jax.train.loop import Data, train

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import oclr_jax
-from oclr_jax.benchmarks.facts import BENCHMARKS, PROTOCOLS, SYNTHETIC
+from oclr_jax.datasets.benchmarks import BENCHMARKS, PROTOCOLS, SYNTHETIC
 from oclr_jax.errors import UserError
 
 BAD_INPUT = 2
@@ -128,7 +128,7 @@ def _add_convert(commands) -> None:
 
 
 def _segment(options: argparse.Namespace) -> None:
-    from oclr_jax.segment import segment_to_folder
+    from oclr_jax.pipeline import segment_to_folder
 
     record = segment_to_folder(
         options.input,
@@ -175,7 +175,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _flow(options: argparse.Namespace) -> None:
-    from oclr_jax.video_flow import choose_estimator, flow_to_folder
+    from oclr_jax.flow.to_folder import choose_estimator, flow_to_folder
 
     # A negative number first, `--gaps -1,1`, would be taken for an option: `--gaps=-1,1` is not.
     try:
@@ -197,7 +197,7 @@ def _flow(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from oclr_jax.checkpoints.convert import convert_checkpoint
+    from oclr_jax.torch_import.convert import convert_checkpoint
 
     print(f"{options.output}: {convert_checkpoint(options.input, options.output)}")
 

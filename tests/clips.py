@@ -5,9 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from oclr_jax.checkpoints.weights import WeightsInfo
-from oclr_jax.inference import Segmenter
 from oclr_jax.models.oclr import OCLRConfig
+from oclr_jax.oclr.predict import Segmenter
+from oclr_jax.weights.segmentation import WeightsInfo
 
 CONFIG = OCLRConfig(
     queries=3,

@@ -38,13 +38,13 @@ def raft_weights(tmp_path_factory) -> Path:
     # Here and not above: what is imported before the hook is not checked.
     import numpy as np
 
-    from oclr_jax.checkpoints.flow_weights import (
+    from oclr_jax.models.raft import RAFTConfig
+    from oclr_jax.weights.optical_flow import (
         FlowWeightsInfo,
         expected_flow_shapes,
         save_flow_weights,
     )
-    from oclr_jax.checkpoints.parameters import unflatten
-    from oclr_jax.models.raft import RAFTConfig
+    from oclr_jax.weights.tree import unflatten
 
     config, rng = RAFTConfig(small=True), np.random.default_rng(0)
     shapes = expected_flow_shapes(config)

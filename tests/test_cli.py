@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import oclr_jax
-from oclr_jax import cli, segment
-from oclr_jax.checkpoints.parameters import unflatten
-from oclr_jax.checkpoints.weights import expected_shapes, save_weights
+from oclr_jax import cli, pipeline
 from oclr_jax.flow import write_flo
 from oclr_jax.video.writer import video_writer
+from oclr_jax.weights.segmentation import expected_shapes, save_weights
+from oclr_jax.weights.tree import unflatten
 from tests.clips import CONFIG, INFO, moving_clip, texture, write_frames
 
 
@@ -200,17 +200,17 @@ def test_a_full_disk(capsys, tmp_path, clip, weights, monkeypatch, writer):
     def full(*_args, **_options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(segment, "find_tracks", one_track)
+    monkeypatch.setattr(pipeline, "find_tracks", one_track)
     if writer == "json":
-        monkeypatch.setattr(segment.json, "dumps", full)
+        monkeypatch.setattr(pipeline.json, "dumps", full)
     else:
-        monkeypatch.setattr(segment, writer, full)
+        monkeypatch.setattr(pipeline, writer, full)
     error = refused(capsys, tmp_path, "segment", clip, tmp_path / "out", "--weights", weights)
     assert "disk is full" in error and str(tmp_path / "out") in error
 
 
 def one_track(_segmenter, flows):
-    from oclr_jax.tracking import WindowLayers, link_windows
+    from oclr_jax.oclr.tracking import WindowLayers, link_windows
 
     count = len(list(flows))
     probability = np.full((count, 32, 48, 1), 0.9, np.float32)
@@ -222,8 +222,8 @@ def test_ctrl_c_leaves_nothing(capsys, tmp_path, clip, weights, monkeypatch, sta
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(segment, "find_tracks", one_track)
-    monkeypatch.setattr(segment, stage, interrupted)
+    monkeypatch.setattr(pipeline, "find_tracks", one_track)
+    monkeypatch.setattr(pipeline, stage, interrupted)
     before = everything(tmp_path)
     command = ["segment", str(clip), str(tmp_path / "new" / "out"), "--weights", str(weights)]
     assert cli.main(command) == 130

@@ -1,6 +1,6 @@
 """The real benchmarks of both papers as TFDS datasets, their estimated flow included.
 
-One class for each benchmark; all read what `oclr_jax.benchmarks` finds in `manual_dir`, the folder
+One class for each benchmark; all read what `oclr_jax.datasets` finds in `manual_dir`, the folder
 with the dataset as its authors distribute it, and have the layout of the `davis` builder.
 """
 
@@ -13,10 +13,10 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.builders.examples import encode_flow
 from data_pipelines.builders.oclr_syn import FILE_FORMAT
-from oclr_jax.benchmarks.facts import BENCHMARKS, Benchmark
-from oclr_jax.benchmarks.files import BenchmarkSequence, find_benchmark_sequences
+from oclr_jax.datasets.benchmarks import BENCHMARKS, Benchmark
+from oclr_jax.datasets.layouts import BenchmarkSequence, find_benchmark_sequences
 from oclr_jax.errors import UserError
-from oclr_jax.flow.estimator import PairEstimator
+from oclr_jax.flow.dis import PairEstimator
 from oclr_jax.flow.gaps import stream_gap_flows
 
 

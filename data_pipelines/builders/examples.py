@@ -9,7 +9,7 @@ from jaxtyping import Float16, Float32, UInt8
 
 from data_pipelines.synthetic import Sample, SceneConfig, SceneKind
 from data_pipelines.synthetic.scene import LAYERS
-from oclr_jax.flow.estimator import PairEstimator
+from oclr_jax.flow.dis import PairEstimator
 from oclr_jax.flow.gaps import gap_flows
 from oclr_jax.flow.resize import resize_flow
 

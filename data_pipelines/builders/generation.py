@@ -35,9 +35,9 @@ from data_pipelines.builders.oclr_syn import (
 )
 from data_pipelines.synthetic import SceneConfig, Sources
 from data_pipelines.synthetic.sources import PROCEDURAL
-from oclr_jax.atomic import replacing
 from oclr_jax.errors import UserError
-from oclr_jax.flow.estimator import PairEstimator
+from oclr_jax.files import replacing
+from oclr_jax.flow.dis import PairEstimator
 
 _SETTINGS = "metadata.json"  # TFDS's name; written first, it tells what unfinished files hold
 

@@ -32,7 +32,7 @@ from data_pipelines.synthetic import (
 from data_pipelines.synthetic.plan import BACKGROUNDS, scene_kind
 from data_pipelines.synthetic.sources import PROCEDURAL
 from oclr_jax.errors import UserError
-from oclr_jax.flow.estimator import PairEstimator
+from oclr_jax.flow.dis import PairEstimator
 
 FILE_FORMAT = "array_record"  # TFDS's own default would need TensorFlow
 

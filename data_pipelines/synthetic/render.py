@@ -18,7 +18,7 @@ from data_pipelines.synthetic.paint import (
 from data_pipelines.synthetic.scene import BACKGROUND, LAYERS, OCCLUDER, Footage, Part, Scene
 from data_pipelines.synthetic.sensor import expose
 from oclr_jax.errors import UserError
-from oclr_jax.flow.estimator import PairEstimator
+from oclr_jax.flow.dis import PairEstimator
 from oclr_jax.flow.gaps import neighbour
 from oclr_jax.flow.resize import resize_flow
 

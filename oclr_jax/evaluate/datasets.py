@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from oclr_jax.benchmarks.facts import BENCHMARKS, DEVELOPMENT, Benchmark
-from oclr_jax.benchmarks.files import BenchmarkSequence, find_benchmark_sequences
-from oclr_jax.benchmarks.stored import read_stored
+from oclr_jax.datasets.benchmarks import BENCHMARKS, DEVELOPMENT, Benchmark
+from oclr_jax.datasets.built import read_stored
+from oclr_jax.datasets.layouts import BenchmarkSequence, find_benchmark_sequences
 from oclr_jax.errors import UserError
 from oclr_jax.video.png import read_ids
 from oclr_jax.video.reader import FrameFolder, read_image

@@ -9,34 +9,34 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from oclr_jax.benchmarks.facts import (
+from oclr_jax.datasets.benchmarks import (
     DAVIS2017_MOTION_COLOURS,
     MAX_PROPOSALS,
     WINDOW,
     WINDOW_OBJECTS,
     YTVOS2018_MOTION_COLOURS,
 )
-from oclr_jax.benchmarks.files import BenchmarkSequence
+from oclr_jax.datasets.layouts import BenchmarkSequence
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate.protocols import Prediction
 from oclr_jax.evaluate.truth import Truth
 from oclr_jax.flow import resize_flow
-from oclr_jax.inference import (
+from oclr_jax.oclr.predict import (
     FrameFlow,
     Segmenter,
     find_tracks,
     frame_masks,
     open_source,
     predict_window,
-    resize_mask,
     stream_flow,
 )
+from oclr_jax.oclr.tracking import modal_layers
+from oclr_jax.oclr.windows import frame_groups
 from oclr_jax.ops.metrics import present_ids
-from oclr_jax.tracking import modal_layers
 from oclr_jax.video.clip import Clip
 from oclr_jax.video.palette import DAVIS_PALETTE
 from oclr_jax.video.reader import FOLDER_FPS
-from oclr_jax.windows import frame_groups
+from oclr_jax.video.resize import resize_mask
 
 _NAMED = 20  # bad files that are named, at most
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from oclr_jax.benchmarks.facts import MAX_PROPOSALS, VOID
+from oclr_jax.datasets.benchmarks import MAX_PROPOSALS, VOID
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate.truth import Truth
 from oclr_jax.ops.boundary import boundary_f

@@ -15,9 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 import oclr_jax
-from oclr_jax.atomic import replacing
-from oclr_jax.benchmarks.facts import PROTOCOLS, Benchmark
-from oclr_jax.benchmarks.files import BenchmarkSequence
+from oclr_jax.datasets.benchmarks import PROTOCOLS, Benchmark
+from oclr_jax.datasets.layouts import BenchmarkSequence
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate.datasets import Dataset, open_dataset
 from oclr_jax.evaluate.predictions import predict_sequence, read_results, with_gap
@@ -26,8 +25,9 @@ from oclr_jax.evaluate.scores import Record, score_sequence, summarize
 from oclr_jax.evaluate.synthetic import find_synthetic, score_synthetic, summarize_synthetic
 from oclr_jax.evaluate.table import write_csv
 from oclr_jax.evaluate.truth import read_truth
-from oclr_jax.inference import Segmenter, load_segmenter, open_estimator
-from oclr_jax.report import sequence_strip, write_report
+from oclr_jax.files import replacing
+from oclr_jax.oclr.predict import Segmenter, load_segmenter, open_estimator
+from oclr_jax.show.pages import sequence_strip, write_report
 from oclr_jax.video.clip import progress
 from oclr_jax.video.png import write_ids, write_png
 
@@ -60,7 +60,7 @@ def evaluate_dataset(
     """Scores a model, or with `results` a folder of masks, on a dataset.
 
     Args:
-      name: of `oclr_jax.benchmarks.facts.BENCHMARKS`, or `folder` for one of the user's own.
+      name: of `oclr_jax.datasets.benchmarks.BENCHMARKS`, or `folder` for one of the user's own.
       data: the dataset's files, or what its TFDS builder made.
       weights: name or file, None for those of the package.
       flow: an estimator's name, a folder of .flo files, None for the weights' estimator, or for

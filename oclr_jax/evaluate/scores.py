@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from oclr_jax.benchmarks.facts import Benchmark
+from oclr_jax.datasets.benchmarks import Benchmark
 from oclr_jax.evaluate.protocols import Values
 from oclr_jax.evaluate.truth import Truth
 from oclr_jax.ops.metrics import statistics, success_rates

@@ -9,15 +9,15 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
-from oclr_jax.benchmarks.stored import open_built
+from oclr_jax.datasets.built import open_built
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate.scores import Record
 from oclr_jax.flow import FlowFolder, resize_flow
-from oclr_jax.inference import Segmenter, predict_window
+from oclr_jax.oclr.predict import Segmenter, predict_window
+from oclr_jax.oclr.tracking import modal_layers
+from oclr_jax.oclr.windows import frame_groups
 from oclr_jax.ops.metrics import assign, jaccard, order_accuracy
-from oclr_jax.tracking import modal_layers
 from oclr_jax.video.png import read_ids
-from oclr_jax.windows import frame_groups
 
 # An object that covers a smaller share of a window than this is not there.
 _ABSENT = 1e-6

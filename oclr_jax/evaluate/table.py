@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from oclr_jax.atomic import replacing
+from oclr_jax.files import replacing
 
 # What a row of the printed table shows, where it is measured.
 _SHOWN = ("J&F", "J", "F", "SR", "J_amodal", "order")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from oclr_jax.benchmarks.facts import VOID, Benchmark
-from oclr_jax.benchmarks.files import BenchmarkSequence, Box
+from oclr_jax.datasets.benchmarks import VOID, Benchmark
+from oclr_jax.datasets.layouts import BenchmarkSequence, Box
 from oclr_jax.errors import UserError
 from oclr_jax.ops.metrics import present_ids
 

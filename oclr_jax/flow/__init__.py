@@ -1,10 +1,10 @@
 """Optical flow: estimators behind one signature, gaps, resizing, `.flo` files. Never loads jax."""
 
-from oclr_jax.flow.estimator import DIS, ESTIMATORS, PairEstimator, make_estimator
+from oclr_jax.flow.dis import DIS, ESTIMATORS, PairEstimator, make_estimator
 from oclr_jax.flow.flo import read_flo, write_flo
 from oclr_jax.flow.folder import FlowFolder, flow_path
 from oclr_jax.flow.gaps import gap_flows, stream_gap_flows
-from oclr_jax.flow.resize import resize_flow, resize_image
+from oclr_jax.flow.resize import resize_flow
 
 __all__ = [
     "DIS",
@@ -16,7 +16,6 @@ __all__ = [
     "make_estimator",
     "read_flo",
     "resize_flow",
-    "resize_image",
     "stream_gap_flows",
     "write_flo",
 ]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from oclr_jax.atomic import replacing
 from oclr_jax.errors import UserError
+from oclr_jax.files import replacing
 
 _MAGIC = np.float32(202021.25)
 _HEADER_BYTES = 12

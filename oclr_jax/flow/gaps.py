@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from oclr_jax.errors import UserError
-from oclr_jax.flow.estimator import PairEstimator
+from oclr_jax.flow.dis import PairEstimator
 
 
 def neighbour(index: int, gap: int, count: int) -> tuple[int, int]:

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from oclr_jax.atomic import replacing
 from oclr_jax.errors import UserError
+from oclr_jax.files import replacing
 
 _SCALE = 64
 _ZERO = 2**15

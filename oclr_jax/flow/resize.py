@@ -1,29 +1,9 @@
-"""Resizing of images and of flow fields. Axes are stretched apart; aspect ratio is not kept."""
+"""Resizing of flow fields: values are scaled with the grid."""
 
-import cv2
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32
 
-
-def resize_image(
-    image: Shaped[np.ndarray, "h w *c"], height: int, width: int
-) -> Shaped[np.ndarray, "H W *c"]:
-    """Stretches one image: area means along an axis that shrinks, linear along one that grows.
-
-    Pixel centres are at half-integers, so the image's borders stay where they are. Values and dtype
-    are kept. An image that already has the size is returned as it is.
-    """
-    h, w = image.shape[:2]
-    if (h, w) == (height, width):
-        return image
-    channels = image.shape[2:]
-    # OpenCV averages areas only where both axes shrink, so an axis that shrinks goes first.
-    smaller = (min(h, height), min(w, width))
-    if smaller != (h, w):
-        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
-    if smaller != (height, width):
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    return image.reshape(height, width, *channels)
+from oclr_jax.video.resize import resize_image
 
 
 def resize_flow(

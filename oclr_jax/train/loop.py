@@ -17,26 +17,26 @@ from etils import epath
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from oclr_jax.checkpoints.train_state import TrainStates
 from oclr_jax.errors import UserError
-from oclr_jax.models.oclr import param_count
+from oclr_jax.train.checkpoints import TrainStates
 from oclr_jax.train.devices import Devices, add_up, is_lead, on_this_process, open_devices, say
 from oclr_jax.train.interrupts import Stop
-from oclr_jax.train.journal import Journal
 from oclr_jax.train.nonfinite import NonFiniteSteps
-from oclr_jax.train.page import RunPage
-from oclr_jax.train.phases import Phases
-from oclr_jax.train.profiling import StepTrace
+from oclr_jax.train.record.journal import Journal
+from oclr_jax.train.record.page import RunPage
+from oclr_jax.train.record.phases import Phases
+from oclr_jax.train.record.profiling import StepTrace
+from oclr_jax.train.record.strips import drawn_steps, read_strip, write_strip
+from oclr_jax.train.record.utilisation import machine_use
 from oclr_jax.train.schedule import OptimizerConfig, learning_rate, make_optimizer
 from oclr_jax.train.settings import check_no_states_lost, check_settings, in_steps, keep_settings
 from oclr_jax.train.start import ORIGIN, STATES, first_state
 from oclr_jax.train.state import TrainState
 from oclr_jax.train.step import make_train_step, means
-from oclr_jax.train.strips import drawn_steps, read_strip, write_strip
 from oclr_jax.train.task import Task
 from oclr_jax.train.tasks import open_task
-from oclr_jax.train.utilisation import machine_use
 from oclr_jax.types import AnyBatch
+from oclr_jax.weights.tree import param_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def train(
       data: training and validation batches.
       command: how this training was started, for the card of the weights.
       stop: tells afterwards which signal came.
-      profile: trace a few steps into `workdir/profile` (see `oclr_jax.train.profiling`).
+      profile: trace a few steps into `workdir/profile` (see `oclr_jax.train.record.profiling`).
 
     Returns:
       the last state; it is not that of the last step where an interrupt ended the training early.

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from oclr_jax.atomic import replacing
 from oclr_jax.errors import UserError
+from oclr_jax.files import replacing
 from oclr_jax.train.devices import say
 from oclr_jax.types import AnyBatch
 

@@ -6,7 +6,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from oclr_jax.checkpoints.train_state import TrainStates
+from oclr_jax.train.checkpoints import TrainStates
 from oclr_jax.train.devices import open_devices
 from oclr_jax.train.loop import Data, compiled_step
 from oclr_jax.train.nonfinite import read_batch

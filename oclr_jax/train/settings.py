@@ -6,10 +6,10 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from oclr_jax.atomic import replacing
 from oclr_jax.errors import UserError
+from oclr_jax.files import replacing
 from oclr_jax.train.devices import say
-from oclr_jax.train.journal import read_rows
+from oclr_jax.train.record.journal import read_rows
 
 # What may change between two runs of a training: it decides how long it runs, what it writes and
 # with what it is computed, and not what it learns from a step.

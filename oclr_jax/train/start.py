@@ -8,7 +8,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from oclr_jax.checkpoints.train_state import TrainStates, load_params
+from oclr_jax.train.checkpoints import TrainStates, load_params
 from oclr_jax.train.devices import Devices, is_lead, say
 from oclr_jax.train.state import TrainState, init_state
 from oclr_jax.train.task import Task

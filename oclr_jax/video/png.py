@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from oclr_jax.atomic import replacing
 from oclr_jax.errors import UserError
+from oclr_jax.files import replacing
 from oclr_jax.video.palette import DAVIS_PALETTE
 
 # Masks compress well at any level, and the higher levels take twice the time.

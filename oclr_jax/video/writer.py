@@ -11,8 +11,8 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
 
-from oclr_jax.atomic import replacing
 from oclr_jax.errors import UserError
+from oclr_jax.files import replacing
 
 # Constant quality. Slower presets turn on x264's macroblock tree, whose bytes differ now and then
 # from run to run; the number of threads changes the bytes too, so it is fixed.

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from oclr_jax.train.journal import read_rows
+from oclr_jax.train.record.journal import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 

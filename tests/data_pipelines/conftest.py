@@ -6,7 +6,7 @@ import pytest
 
 from data_pipelines.builders.generation import generate_dataset
 from data_pipelines.builders.oclr_syn import OclrSyn, OclrSynConfig
-from oclr_jax.flow.estimator import DIS
+from oclr_jax.flow.dis import DIS
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,14 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.builders.benchmarks import BUILDERS
 from launch.build_benchmark import build, main
-from oclr_jax.benchmarks.facts import BENCHMARKS
-from oclr_jax.benchmarks.files import find_benchmark_sequences
-from oclr_jax.benchmarks.stored import read_stored
+from oclr_jax.datasets.benchmarks import BENCHMARKS
+from oclr_jax.datasets.built import read_stored
+from oclr_jax.datasets.layouts import find_benchmark_sequences
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate import evaluate_dataset, evaluate_synthetic, run
 from oclr_jax.flow import DIS, gap_flows
-from tests.benchmarks.miniatures import MINIATURES
 from tests.clips import motion_segmenter
+from tests.datasets.miniatures import MINIATURES
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

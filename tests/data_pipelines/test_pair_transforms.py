@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.pair_transforms import (
+from data_pipelines.loaders.pair_transforms import (
     FramePair,
     PairAugmentation,
     augment_pair,

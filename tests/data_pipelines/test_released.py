@@ -5,7 +5,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipelines.builders.released import import_released
-from data_pipelines.loaders import make_loader
+from data_pipelines.loaders.clips import make_loader
 from oclr_jax.errors import UserError
 from oclr_jax.flow.flo import write_flo
 from oclr_jax.video.png import write_png

@@ -10,7 +10,7 @@ from data_pipelines.synthetic.scene import Footage
 from data_pipelines.synthetic.sources import random_crop
 from data_pipelines.synthetic.textures import texture
 from oclr_jax.errors import UserError
-from oclr_jax.flow.estimator import DIS
+from oclr_jax.flow.dis import DIS
 from oclr_jax.video.png import write_ids, write_png
 from oclr_jax.video.writer import video_writer
 

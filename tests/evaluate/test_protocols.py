@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from oclr_jax.benchmarks.facts import BENCHMARKS, VOID
-from oclr_jax.benchmarks.files import Box
+from oclr_jax.datasets.benchmarks import BENCHMARKS, VOID
+from oclr_jax.datasets.layouts import Box
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate.protocols import Prediction, match, measure, overlaps
 from oclr_jax.evaluate.scores import score_sequence, summarize

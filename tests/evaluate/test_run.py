@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from oclr_jax import cli
-from oclr_jax.benchmarks.files import BenchmarkSequence, split_long
+from oclr_jax.datasets.layouts import BenchmarkSequence, split_long
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate import evaluate_dataset, format_table, run
 from oclr_jax.evaluate.predictions import predict_sequence

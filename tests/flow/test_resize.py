@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from oclr_jax.flow import resize_flow, resize_image
+from oclr_jax.flow import resize_flow
+from oclr_jax.video.resize import resize_image
 
 
 def affine_flow(height: int, width: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.accelerator import jax_requirement
+from launch.cluster.accelerator import jax_requirement
 
 
 @pytest.mark.parametrize(

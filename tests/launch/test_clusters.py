@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+SCRIPTS = sorted((ROOT / "launch").rglob("*.sh"))
 # A value with what a shell could take apart, on its way through ssh and a batch script too.
 TRAINING = ["--config", "configs/oclr_flow.py:ours_h", "--workdir", "gs://b/it's $HOME",
             "--config.model.channels=(4, 8)"]  # fmt: skip
@@ -25,7 +25,7 @@ SLICE = ["--name", "slice", "--zone=us-east5-a"]
 
 def run(script, *arguments, path=None, **options):
     environment = os.environ | ({"PATH": f"{path}:{os.environ['PATH']}"} if path else {})
-    command = ["bash", ROOT / "launch" / script, *arguments]
+    command = ["bash", ROOT / "launch" / "cluster" / script, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
 
 
@@ -73,7 +73,7 @@ def test_each_step_of_a_slice_is_one_gcloud_command():
     for step in ("start", "resume"):
         (remote,) = (w for w in words(step, "--", *TRAINING) if w.startswith("--command="))
         assert shlex.split(remote.removeprefix("--command=")) == [
-            "bash", "oclr_jax/launch/tpu_host.sh", step, *TRAINING
+            "bash", "oclr_jax/launch/cluster/tpu_host.sh", step, *TRAINING
         ]  # fmt: skip
     assert words("delete") == ["delete", "slice", "--quiet", "--zone=us-east5-a"]
 
@@ -89,8 +89,8 @@ def test_a_slice_is_installed_started_resumed_and_looked_at(tmp_path):
     """gcloud's stand-in runs the remote command here, in a home of its own."""
     home = tmp_path / "home"
     checkout = home / "oclr_jax"
-    (checkout / "launch").mkdir(parents=True)
-    shutil.copy(ROOT / "launch" / "tpu_host.sh", checkout / "launch")
+    (checkout / "launch" / "cluster").mkdir(parents=True)
+    shutil.copy(ROOT / "launch/cluster/tpu_host.sh", checkout / "launch/cluster")
     remote = f'for w; do case $w in --command=*) cd {home} && exec bash -c "${{w#*=}}";; esac; done'
     path = program(tmp_path / "bin", "gcloud", remote)
     program(path, "git", 'echo "git $*"')

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from configs.oclr_flow import get_config
-from launch.collect_results import NOBODY, changed_fields, main
-from oclr_jax.benchmarks.ablations import COLUMNS, EXPERIMENTS, REPEATS, REPEATS_MEAN, REPEATS_STD
-from oclr_jax.checkpoints.weights import WeightsInfo, save_weights
+from launch.reports.collect_results import NOBODY, changed_fields, main
+from oclr_jax.datasets.ablations import COLUMNS, EXPERIMENTS, REPEATS, REPEATS_MEAN, REPEATS_STD
 from oclr_jax.evaluate.run import fingerprint
 from oclr_jax.models.oclr import OCLR
 from oclr_jax.train.tasks.segmentation import init_params, model_config
+from oclr_jax.weights.segmentation import WeightsInfo, save_weights
 
 TITLES = {
     "davis2016": "DAVIS2016",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from oclr_jax.checkpoints.flow_weights import load_flow_weights
-from oclr_jax.train.journal import read_rows
+from oclr_jax.train.record.journal import read_rows
+from oclr_jax.weights.optical_flow import load_flow_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 600  # seconds; far more than it takes

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import kill_training
-from launch.kill_training import differences, finish, kill, last_state, settings, steps_done
+from launch.checks import kill_training
+from launch.checks.kill_training import differences, finish, kill, last_state, settings, steps_done
 from tests.launch.test_processes import begin
 
 PATIENCE = 600  # seconds; far more than it takes

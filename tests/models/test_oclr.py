@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oclr_jax.checkpoints.parameters import flatten
-from oclr_jax.checkpoints.release import import_oclr, release_entries
-from oclr_jax.models.oclr import OCLR, OCLRConfig, param_count
+from oclr_jax.models.oclr import OCLR, OCLRConfig
 from oclr_jax.ops.losses import LossWeights, layered_loss
+from oclr_jax.torch_import.names_oclr import import_oclr, release_entries
+from oclr_jax.weights.tree import flatten, param_count
 
 TINY = OCLRConfig(
     queries=2, frames=3, height=16, width=32, channels=(4, 4, 8), heads=4, feedforward=12,

@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oclr_jax.checkpoints.flow_weights import expected_flow_shapes
-from oclr_jax.checkpoints.parameters import flatten, unflatten
-from oclr_jax.checkpoints.raft_release import import_raft
-from oclr_jax.models.oclr import param_count
 from oclr_jax.models.raft import MIN_SIDE, RAFT, RAFTConfig
-from oclr_jax.models.raft_update import upsample_bilinear, upsample_convex
+from oclr_jax.models.raft.update import upsample_bilinear, upsample_convex
 from oclr_jax.ops.correlation import correlation_pyramid, lookup
+from oclr_jax.torch_import.names_raft import import_raft
+from oclr_jax.weights.optical_flow import expected_flow_shapes
+from oclr_jax.weights.tree import flatten, param_count, unflatten
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oclr_jax.models.positions import coordinate_grid
-from oclr_jax.models.transformer import MultiHeadAttention, Norm, attend, dropout_mask
-from oclr_jax.models.unet import Upsample, instance_norm, max_pool
+from oclr_jax.models.layers.norms import instance_norm
+from oclr_jax.models.layers.positions import coordinate_grid
+from oclr_jax.models.oclr.transformer import MultiHeadAttention, Norm, attend, dropout_mask
+from oclr_jax.models.oclr.unet import Upsample, max_pool
 
 
 def rand(*shape: int) -> jax.Array:

@@ -6,8 +6,8 @@ import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
-from oclr_jax.atomic import replacing
 from oclr_jax.errors import UserError
+from oclr_jax.files import replacing
 from oclr_jax.train import journal
 
 

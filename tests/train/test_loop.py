@@ -12,12 +12,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from configs.oclr_flow import get_config
-from oclr_jax.checkpoints.release import convert_release
-from oclr_jax.checkpoints.weights import load_weights
 from oclr_jax.errors import UserError
-from oclr_jax.train.journal import read_rows
+from oclr_jax.torch_import.names_oclr import convert_release
 from oclr_jax.train.loop import train
-from oclr_jax.train.profiling import SKIPPED_STEPS, TRACED_STEPS
+from oclr_jax.train.record.journal import read_rows
+from oclr_jax.train.record.profiling import SKIPPED_STEPS, TRACED_STEPS
+from oclr_jax.weights.segmentation import load_weights
 from tests.train.squares import squares_data
 
 

@@ -8,9 +8,9 @@ from etils import epath
 
 from configs.oclr_flow import get_config
 from oclr_jax.errors import UserError
-from oclr_jax.train.journal import read_rows
 from oclr_jax.train.loop import train
 from oclr_jax.train.nonfinite import NonFiniteSteps, read_batch
+from oclr_jax.train.record.journal import read_rows
 from oclr_jax.train.replay import replay
 from tests.train.squares import squares, squares_data
 

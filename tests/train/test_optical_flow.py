@@ -12,18 +12,18 @@ import optax
 import pytest
 
 from configs.raft import get_config
-from oclr_jax.checkpoints.flow_weights import load_flow_weights
 from oclr_jax.errors import UserError
-from oclr_jax.learned_flow import ITERATIONS, open_raft
+from oclr_jax.flow.raft import ITERATIONS, open_raft
 from oclr_jax.models.raft import RAFT, RAFTConfig
 from oclr_jax.ops.flow_metrics import end_point_error, fl_all
-from oclr_jax.train.journal import read_rows
 from oclr_jax.train.loop import train
 from oclr_jax.train.nonfinite import read_batch
+from oclr_jax.train.record.journal import read_rows
 from oclr_jax.train.replay import replay
 from oclr_jax.train.state import init_state
 from oclr_jax.train.step import make_train_step, means
 from oclr_jax.train.tasks import open_task
+from oclr_jax.weights.optical_flow import load_flow_weights
 from tests.train.drifts import drifts, drifts_data
 
 

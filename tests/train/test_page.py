@@ -5,8 +5,8 @@ import subprocess
 import pytest
 
 from oclr_jax.train import phases
-from oclr_jax.train.environment import describe_environment, git_state
-from oclr_jax.train.phases import Phases, total_seconds
+from oclr_jax.train.record.environment import describe_environment, git_state
+from oclr_jax.train.record.phases import Phases, total_seconds
 
 
 def test_time_adds_up_over_interruptions(monkeypatch):

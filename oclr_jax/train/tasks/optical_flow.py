@@ -13,20 +13,20 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from oclr_jax.checkpoints.flow_weights import (
+from oclr_jax.errors import UserError
+from oclr_jax.flow.raft import ITERATIONS
+from oclr_jax.models.raft import MIN_SIDE, RAFT, STRIDE, RAFTConfig
+from oclr_jax.ops.flow_losses import end_point_errors, learned_vectors, sequence_loss
+from oclr_jax.torch_import.names_raft import read_raft_release
+from oclr_jax.train.record.strips import pair_strip
+from oclr_jax.train.record.utilisation import matrix_flops
+from oclr_jax.train.task import Metrics, Moments
+from oclr_jax.types import FlowBatch
+from oclr_jax.weights.optical_flow import (
     FlowWeightsInfo,
     load_flow_weights,
     save_flow_weights,
 )
-from oclr_jax.checkpoints.raft_release import read_raft_release
-from oclr_jax.errors import UserError
-from oclr_jax.learned_flow import ITERATIONS
-from oclr_jax.models.raft import MIN_SIDE, RAFT, STRIDE, RAFTConfig
-from oclr_jax.ops.flow_losses import end_point_errors, learned_vectors, sequence_loss
-from oclr_jax.train.strips import pair_strip
-from oclr_jax.train.task import Metrics, Moments
-from oclr_jax.train.utilisation import matrix_flops
-from oclr_jax.types import FlowBatch
 
 
 def open_optical_flow(config: ConfigDict) -> "OpticalFlow":

@@ -11,13 +11,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
 
-from oclr_jax.checkpoints.weights import WeightsInfo, load_weights, save_weights
 from oclr_jax.models.oclr import OCLR, OCLRConfig, OCLROutput, composing_order
 from oclr_jax.ops import layering, losses, matching
-from oclr_jax.train.strips import image_strip
+from oclr_jax.train.record.strips import image_strip
+from oclr_jax.train.record.utilisation import matrix_flops
 from oclr_jax.train.task import Metrics, Moments
-from oclr_jax.train.utilisation import matrix_flops
 from oclr_jax.types import Batch
+from oclr_jax.weights.segmentation import WeightsInfo, load_weights, save_weights
 
 
 def model_config(config: ConfigDict) -> OCLRConfig:

@@ -1,0 +1,1 @@
+"""Loaders: stored or rendered sequences to training batches, with grain."""

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Trains on GPUs of a SLURM cluster, on one node or on many:
+#
+#   bash launch/cluster/slurm.sh --nodes 2 --gpus 4 [--cpus 8] [--time 24:00:00] [--partition P] \
+#       [--account A] [--python FILE] [--dry-run] -- --config configs/oclr_flow.py \
+#       --workdir /shared/full --config.batch_size=16
+#
+# --gpus counts those of a node, --cpus the cores for each of them. Checkout, data and workdir lie on
+# a disk that all nodes share. Two minutes before the time is up the training is told to save; the
+# same command goes on from there. A job that is preempted is queued again by itself.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/cluster.sh"
+
+option_nodes='' option_gpus='' option_cpus='' option_time='' option_partition='' option_account=''
+parse "nodes gpus cpus time partition account python" "" "$@"
+need nodes gpus
+need_training
+find_python
+
+# One task for each GPU, all GPUs of the node visible to each: how jax shares them out by itself.
+run sbatch --job-name=oclr_jax "--nodes=$option_nodes" "--ntasks-per-node=$option_gpus" \
+  "--gpus-per-node=$option_gpus" "--cpus-per-task=${option_cpus:-8}" \
+  --signal=TERM@120 --requeue --open-mode=append "--chdir=$checkout" --output=slurm-%j.log \
+  ${option_time:+"--time=$option_time"} \
+  ${option_partition:+"--partition=$option_partition"} \
+  ${option_account:+"--account=$option_account"} \
+  "--wrap=srun $(quote "$python" launch/train.py "${training[@]}")"

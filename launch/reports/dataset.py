@@ -1,0 +1,261 @@
+"""A page about a generated dataset, with pictures, beside others and beside real videos.
+
+`python launch/reports/dataset.py data/oclr_syn/syn_val/2.0.0 --real DAVIS --output report.html`.
+Several datasets are compared, as a version with the one before. Statistics of flow are of the
+estimated flow to the next frame on the model grid, for rendered and for real videos alike.
+"""
+
+import argparse
+import io
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# `launch` is run from a checkout, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import cv2
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from oclr_jax.errors import UserError
+from oclr_jax.flow import make_estimator, resize_flow
+from oclr_jax.show.contact_sheet import contact_sheet
+from oclr_jax.show.pages import write_dataset_report
+from oclr_jax.video.png import read_ids
+from oclr_jax.video.reader import open_video
+from oclr_jax.video.resize import resize_image
+
+# Name of a statistic, what it says, and whether real videos without layers have it.
+STATISTICS = {
+    "size": "area of all objects together, share of the frame",
+    "flow": "median length of the flow, px",
+    "speed": "speed of the objects against the background, px",
+    "background": "what an affine motion leaves of the background's flow, px",
+    "articulation": "what an affine motion leaves of the objects' flow, px",
+    "sharpness": "share of the flow's step at outlines that lies within 2 px of them",
+    "objects": "number of objects",
+    "object size": "area of one object, share of the frame",
+    "visibility": "seen share of an object",
+    "overlap": "share of an object that lies behind another or behind the occluder",
+}
+_PERCENTILES = (5, 25, 50, 75, 95)
+
+Values = dict[str, list[float]]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses the command line and writes the page; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("datasets", nargs="+", type=Path, help="folders with dataset_info.json")
+    parser.add_argument("--real", type=Path, help="real videos with masks, layout of DAVIS2016")
+    parser.add_argument("--output", type=Path, default=Path("report.html"))
+    parser.add_argument("--sequences", type=int, default=96, help="of each dataset, at most")
+    parser.add_argument("--sheets", type=int, default=6, help="contact sheets of the first dataset")
+    options = parser.parse_args(arguments)
+    try:
+        write_report(
+            options.datasets, options.real, options.output, options.sequences, options.sheets
+        )
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(options.output)
+    return 0
+
+
+def write_report(
+    datasets: list[Path], real: Path | None, output: Path, sequences: int, sheets: int
+) -> None:
+    """Writes one HTML file that needs no other.
+
+    Args:
+      datasets: TFDS folders of `oclr_syn`; the first is the one shown.
+      real: a folder with `JPEGImages/480p` and `Annotations/480p`, or None.
+      output: the page.
+      sequences: how many sequences of each dataset are looked at, evenly over it.
+      sheets: how many contact sheets are shown.
+
+    Raises UserError where a folder is not what it should be.
+    """
+    opened = [_open(folder) for folder in datasets]
+    table = {}
+    for folder, (_, source) in zip(datasets, opened, strict=True):
+        name = "/".join(folder.resolve().parts[-2:])
+        table[name] = _of_dataset(source, sequences, name)
+    if real is not None:
+        table["real"] = _of_videos(real, opened[0][0].info.metadata)
+    known = [name for name in STATISTICS if any(values[name] for values in table.values())]
+    histograms = {f"Distribution of {name}": _histogram(name, table) for name in known}
+    _, source = opened[0]
+    examples = [source[index] for index in _evenly(len(source), sheets)]
+    clips = {each["metadata"]["video_name"].decode(): _png(_sheet(each)) for each in examples}
+    title = f"oclr_syn/{'/'.join(datasets[0].resolve().parts[-2:])}"
+    head, rows = _percentiles(table)
+    write_dataset_report(output, title, head, rows, histograms, clips)
+
+
+def _open(folder: Path) -> tuple[tfds.core.DatasetBuilder, Any]:
+    try:
+        builder = tfds.builder_from_directory(folder)
+        return builder, builder.as_data_source(next(iter(builder.info.splits)))
+    except Exception as error:  # TFDS has one for each file that may be missing or broken
+        raise UserError(
+            f"{folder} is not a dataset that launch/generate.py made; name the folder with its "
+            "dataset_info.json."
+        ) from error
+
+
+def _evenly(count: int, wanted: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
+
+
+def _of_dataset(source: Any, sequences: int, name: str) -> Values:
+    values: Values = defaultdict(list)
+    for index in tqdm(_evenly(len(source), sequences), name, disable=None):
+        example = source[index]
+        seen, amodal = example["video"]["segmentations"][..., 0], example["amodal_segmentations"]
+        values["objects"].append(int((example["layer_order"] >= 0).sum()))
+        for t in range(0, len(seen) - 1, 3):
+            flow = example["estimated_forward_flow"][t].astype(np.float32)
+            _add(values, frame_statistics(flow, seen[t] > 0))
+            for layer in range(values["objects"][-1]):
+                if amodal[t, ..., layer].any():
+                    values["object size"].append(float(amodal[t, ..., layer].mean()))
+                    values["visibility"].append(float(example["visibility"][t, layer]))
+                    values["overlap"].append(1 - values["visibility"][-1])
+    return values
+
+
+def _of_videos(real: Path, metadata: dict[str, Any]) -> Values:
+    """The same of real videos, whose flow the dataset's estimator gives."""
+    values: Values = defaultdict(list)
+    estimator = make_estimator(dict(metadata["flow"]))
+    height, width = metadata["scene"]["height"], metadata["scene"]["width"]
+    for flow, mask in _real_pairs(real, estimator):
+        flow = resize_flow(flow, height, width)
+        _add(values, frame_statistics(flow, resize_image(mask, height, width) >= 0.5))
+    return values
+
+
+def _real_pairs(real: Path, estimator: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    images = real / "JPEGImages" / "480p"
+    if not images.is_dir():
+        raise UserError(f"There is no folder {images}; name one in the layout of DAVIS2016.")
+    size = (estimator.height, estimator.width)
+    for folder in tqdm(sorted(images.iterdir()), "real videos", disable=None):
+        video = open_video(folder)
+        frames = [resize_image(frame, *size) for frame in video]
+        for t in range(0, len(frames) - 1, 3):
+            ids = read_ids(real / "Annotations" / "480p" / folder.name / f"{video.stem(t)}.png")
+            yield estimator(frames[t][None], frames[t + 1][None])[0], (ids > 0).astype(np.float32)
+
+
+def _add(values: Values, one: dict[str, float]) -> None:
+    for name, value in one.items():
+        values[name].append(value)
+
+
+def frame_statistics(flow: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """What can be told of one frame from its flow [h w 2], px, and the mask of its objects [h w].
+
+    Statistics that need objects or outlines are left out where there are none.
+    """
+    found = {"flow": float(np.median(np.linalg.norm(flow, axis=-1))), "size": float(mask.mean())}
+    if not 0.002 < found["size"] < 0.9:
+        return found
+    background = flow - _affine(flow, ~mask)
+    inside = flow - _affine(flow, mask)
+    found["background"] = float(np.mean(np.linalg.norm(background, axis=-1)[~mask]))
+    found["articulation"] = float(np.mean(np.linalg.norm(inside, axis=-1)[mask]))
+    found["speed"] = float(np.linalg.norm(background[mask].mean(0)))
+    # Distance to the outline, px: positive inside.
+    distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
+    distance -= cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3)
+    near = _step(background, distance, 0, 2)
+    far = _step(background, distance, 4, 8)
+    if near is not None and far is not None and far > 0.5:
+        found["sharpness"] = near / far
+    return found
+
+
+def _affine(flow: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """The affine motion that fits the flow best where `where`, at all pixels."""
+    height, width = where.shape
+    y, x = np.mgrid[:height, :width] / height
+    basis = np.stack([np.ones_like(x), x, y], -1)
+    return basis @ np.linalg.lstsq(basis[where], flow[where], rcond=None)[0]
+
+
+def _step(flow: np.ndarray, distance: np.ndarray, low: int, high: int) -> float | None:
+    inside, outside = (flow[(low < side) & (side <= high)] for side in (distance, -distance))
+    if len(inside) < 20 or len(outside) < 20:
+        return None
+    return float(np.linalg.norm(inside.mean(0) - outside.mean(0)))
+
+
+def _percentiles(table: dict[str, Values]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: percentiles of every statistic; of the real ones, the share that the first
+    data covers."""
+    head = ["statistic", "data", *(f"{p} %" for p in _PERCENTILES), "within 1 to 99 % of the first"]
+    rows = []
+    first = next(iter(table.values()))
+    for name, doc in STATISTICS.items():
+        for data, values in table.items():
+            if not values[name]:
+                continue
+            numbers = [f"{x:.3g}" for x in np.percentile(values[name], _PERCENTILES)]
+            covered = ""
+            if data == "real" and first[name]:
+                low, high = np.percentile(first[name], [1, 99])
+                share = np.mean([low <= value <= high for value in values[name]])
+                covered = f"{100 * share:.0f} %"
+            rows.append([f"{name}: {doc}", data, *numbers, covered])
+    return head, rows
+
+
+def _histogram(name: str, table: dict[str, Values]) -> bytes:
+    figure, axes = plt.subplots(figsize=(7, 2.2))
+    shown = {data: values[name] for data, values in table.items() if values[name]}
+    top = max(np.percentile(values, 98) for values in shown.values())
+    bins = np.linspace(0, max(top, 1e-3), 40)
+    for data, values in shown.items():
+        axes.hist(np.clip(values, 0, top), bins, density=True, histtype="step", label=data)
+    axes.set_title(f"{name}: {STATISTICS[name]}", fontsize=9)
+    axes.set_yticks([])
+    axes.legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _sheet(example: dict[str, Any]) -> np.ndarray:
+    frames = np.stack(example["video"]["frames"])
+    chosen = _evenly(len(frames), 6)
+    objects = int((example["layer_order"] >= 0).sum())
+    return contact_sheet(
+        frames[chosen],
+        example["forward_flow"][chosen].astype(np.float32),
+        example["video"]["segmentations"][chosen, ..., 0],
+        example["amodal_segmentations"][chosen, ..., :objects] > 0,
+        list(range(1, objects + 1)),
+        list(range(objects)),
+        [f"{t:05d}" for t in chosen],
+    )
+
+
+def _png(image: np.ndarray) -> bytes:
+    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return data.tobytes()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

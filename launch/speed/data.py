@@ -1,0 +1,173 @@
+"""Speed of rendering, of estimating flow and of loading: `python launch/benchmark.py data`.
+
+Rates are per core: work on one thread, divided by the processor time it took, so that what else
+runs on the machine does not count. Times that a training waits are wall-clock times.
+"""
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from absl import logging
+
+from data_pipelines.builders.examples import encode_sample
+from data_pipelines.builders.generation import generate_dataset
+from data_pipelines.builders.oclr_syn import OclrSynConfig, render_seen
+from data_pipelines.loaders.clips import (
+    Loader,
+    Sequences,
+    clip_fields,
+    dataset_directory,
+    make_loader,
+)
+from data_pipelines.synthetic import SceneConfig
+from launch.speed.measure import write_json
+from oclr_jax.flow.dis import DIS
+from oclr_jax.flow.gaps import gap_flows
+
+_RENDER_SIZES = ((128, 224), (256, 448))  # the model grid, and the estimator's resolution
+# What was measured, the figure, and its unit.
+_Row = tuple[str, float, str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `data` understands."""
+    parser.add_argument("--sequences", type=int, default=24, help="clips to render at each size")
+    parser.add_argument("--data_dir", help="only load, from here")
+    parser.add_argument("--config", default="syn_small", help="dataset in --data_dir")
+    parser.add_argument("--batch_size", type=int, default=2, help="clips in a batch")
+    parser.add_argument(
+        "--processes", type=int, nargs="+", default=[1, 2], help="numbers of rendering processes"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="worker processes of the loader")
+    parser.add_argument("--steps", type=int, default=50, help="simulated training steps")
+    parser.add_argument("--step_s", type=float, default=1.0, help="seconds of a simulated step")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Prints every figure as soon as it is there."""
+    cv2.setNumThreads(1)
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of a configuration of our own
+    rows: dict[str, dict[str, float]] = {}
+    print("| what | figure | unit |\n|---|---|---|")
+    for what, figure, unit in _rows(options):
+        rows[what] = {unit: figure}
+        print(f"| {what} | {figure:.2f} | {unit} |", flush=True)
+    write_json(rows, options)
+
+
+def _rows(options: argparse.Namespace) -> Iterator[_Row]:
+    if options.data_dir:
+        yield from _loading(dataset_directory(options.data_dir, options.config), options)
+        return
+    for height, width in _RENDER_SIZES:
+        yield from _rendering(height, width, options.sequences)
+    with tempfile.TemporaryDirectory() as folder:
+        for processes in options.processes:
+            directory = Path(folder) / str(processes)
+            directory = yield from _generation(directory, processes, options)
+        yield from _loading(directory, options)
+
+
+def _rendering(height: int, width: int, sequences: int) -> Iterator[_Row]:
+    scene = SceneConfig(render_height=height, render_width=width)
+    config = OclrSynConfig(name="benchmark", scene=scene)
+    estimator = DIS(height=height, width=width)
+
+    def no_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.zeros((len(first), height, width, 2), np.float32)
+
+    seconds = np.zeros(3)
+    for index in range(sequences):
+        rng = np.random.default_rng([0, 0, index])
+        times = [time.process_time()]
+        sample = render_seen(rng, config.scene, config.kind(index))
+        times.append(time.process_time())
+        gap_flows(sample["video"], (1, -1), estimator)
+        times.append(time.process_time())
+        encode_sample(sample, config.kind(index), no_flow, "benchmark")
+        times.append(time.process_time())
+        seconds += np.diff(times)
+    kinds = (
+        "render (RGB, flow, occlusion, masks)",
+        "estimate flow (both gaps)",
+        "encode (resize, JPEG)",
+        "all of it",
+    )
+    rates = sequences * scene.frames / np.append(seconds, seconds.sum())
+    for what, rate in zip(kinds, rates, strict=True):
+        yield f"{what}, {height}x{width}", float(rate), "frames/s per core"
+
+
+def _generation(
+    folder: Path, processes: int, options: argparse.Namespace
+) -> Generator[_Row, None, Path]:
+    """A whole dataset through `generate_dataset`, start of the processes included."""
+    splits = {"train": options.sequences}
+    config = OclrSynConfig(name="benchmark", splits=splits, sequences_per_shard=2)
+    start = time.perf_counter()
+    directory, _ = generate_dataset(config, folder, DIS(), processes=processes, quiet=True)
+    seconds = time.perf_counter() - start
+    what = f"generate with {processes} processes"
+    yield what, options.sequences / seconds, "sequences/s by the clock"
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    yield f"{what}: the largest so far", peak, "MiB of memory"
+    return directory
+
+
+def _loading(directory: Path, options: argparse.Namespace) -> Iterator[_Row]:
+    sequences = Sequences(directory, "train", clip_fields("estimated"))
+    size = sum(path.stat().st_size for path in directory.iterdir()) / len(sequences)
+    yield "a sequence on disk", size / 1e6, "MB"
+    read = _cpu_seconds(sequences.__getitem__, min(len(sequences), 20))
+    yield "read a sequence, median", 1e3 * statistics.median(read), "ms of a core"
+    scene = SceneConfig()
+    loader = make_loader(
+        directory,
+        "train",
+        frames=scene.frames,
+        batch_size=options.batch_size,
+        height=scene.height,
+        width=scene.width,
+        train=True,
+        workers=options.workers,
+    )
+    clips = f"{options.batch_size} clips of {scene.frames} frames, {scene.height}x{scene.width}"
+    made = _cpu_seconds(loader.__getitem__, 10)
+    yield f"make a batch of {clips}, median", 1e3 * statistics.median(made), "ms of a core"
+    waited = _waits(loader, options.steps, options.step_s)
+    steps = f"{options.steps} steps of {options.step_s:g} s, {options.workers} workers"
+    yield f"blocked in next(), median of {steps}", 1e3 * statistics.median(waited), "ms"
+    share = sum(waited) / (options.steps * options.step_s)
+    yield f"blocked in next(), all of {steps}", 100 * share, "% of the steps"
+
+
+def _waits(loader: Loader, steps: int, step_s: float) -> list[float]:
+    """Seconds that each step waits for its batch, where its own work is `step_s` off this core."""
+    batches = loader.iterate()
+    next(batches)
+    waited = []
+    for _ in range(steps):
+        time.sleep(step_s)
+        start = time.perf_counter()
+        next(batches)
+        waited.append(time.perf_counter() - start)
+    batches.close()
+    return waited
+
+
+def _cpu_seconds(work: Callable[[int], object], count: int) -> list[float]:
+    """Processor seconds of `work` for each number below `count`."""
+    seconds = []
+    for index in range(count):
+        start = time.process_time()
+        work(index)
+        seconds.append(time.process_time() - start)
+    return seconds

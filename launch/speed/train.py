@@ -1,0 +1,78 @@
+"""`python launch/benchmark.py train`: time of one training step, on clips that are at hand.
+
+With `--simulated_devices 1 2 4` the same batch is split among so many devices that the processor
+plays. They share its cores: the time says what splitting costs, not what it gains.
+"""
+
+import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+
+from launch.speed.measure import add_model_arguments, measure, model_config, report
+from oclr_jax.models.oclr import OCLR
+from oclr_jax.ops.losses import LossWeights
+from oclr_jax.train.devices import WAYS, open_devices
+from oclr_jax.train.record.utilisation import machine_use
+from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
+from oclr_jax.train.state import init_state
+from oclr_jax.train.step import make_train_step
+from oclr_jax.train.tasks.segmentation import Segmentation
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `train` understands."""
+    add_model_arguments(parser)
+    parser.add_argument("--modal", type=float, default=0.1, help="weight of the modal loss")
+    parser.add_argument("--accumulate", type=int, default=1, help="parts of the batch")
+    parser.add_argument("--parallel", choices=WAYS, default="jit", help="how devices are used")
+    parser.add_argument("--simulated_devices", type=int, nargs="+", help="a row for each number")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Prints the figures."""
+    what = f"training step, {options.batch_size} x {options.frames} frames"
+    if options.simulated_devices:
+        rows = {f"{what}, {n} devices": _simulated(n, options) for n in options.simulated_devices}
+    else:
+        rows = {what: measure_step(options)}
+    report(rows, options)
+
+
+def measure_step(options: argparse.Namespace) -> dict[str, float]:
+    """Figures of a step on all devices of this process."""
+    devices = open_devices(options.parallel, options.batch_size, options.accumulate)
+    task = Segmentation(OCLR(model_config(options)), LossWeights(modal=options.modal))
+    optimizer = make_optimizer(OptimizerConfig(), steps=600_000)
+    state = devices.replicate(init_state(task.init_params(seed=0), optimizer, ema=False))
+    pure_step = make_train_step(
+        task,
+        optimizer,
+        seed=0,
+        accumulate=options.accumulate,
+        axis_name=devices.axis_name,
+    )
+    step = devices.compile(pure_step)
+    rng, shape = np.random.default_rng(0), (options.frames, options.height, options.width)
+    masks = rng.integers(0, 2, (options.batch_size, *shape, 3), np.uint8)
+    flow = rng.standard_normal((options.batch_size, *shape, 4), np.float32)
+    batch = devices.shard({"flow": flow, "amodal": masks, "modal": masks})
+
+    def run():
+        nonlocal state
+        state, metrics = step(state, batch)
+        return state, metrics
+
+    figures = measure(run, options.repeats)
+    flops = task.step_flops(options.batch_size)
+    return figures | machine_use(flops / figures["seconds"])
+
+
+def _simulated(count: int, options: argparse.Namespace) -> dict[str, float]:
+    """In a process of its own: jax counts its devices once, when it starts."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(measure_step, options).result()

@@ -1,1 +1,0 @@
-"""Weights and training state on disk, and the import of released PyTorch files."""

@@ -1,0 +1,204 @@
+"""RAFT as a flow estimator: any size of frames, in batches, each frame looked at once."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, UInt8
+
+from oclr_jax.errors import UserError
+from oclr_jax.models.raft import MIN_SIDE, RAFT, STRIDE, Context, RAFTConfig
+from oclr_jax.torch_import.names_raft import read_raft_release
+from oclr_jax.video.resize import resize_image
+from oclr_jax.weights.optical_flow import find_flow_weights, load_flow_weights
+
+# As the published program evaluates.
+ITERATIONS = 20
+# Rows above which frames are shrunk by default: the benchmarks' 480p, several times what models of
+# segmentation look at.
+MAX_ROWS = 480
+# A pair whose stored correlation would take more computes it on demand: about 1080p and up.
+MAX_CORRELATION_BYTES = 2 * 2**30
+# Pairs (or frames) that go through the model at once, on a CPU, whose caches more would only
+# strain, and on accelerators. Fewer are padded, so that each size of frames compiles once.
+CPU_CHUNK = 1
+ACCELERATOR_CHUNK = 4
+
+
+class Programs(NamedTuple):
+    """RAFT's compiled parts; each call has the same number of frames or pairs."""
+
+    features: Callable[[Any, UInt8[Array, "n h w 3"]], Float[Array, "n h8 w8 c"]]
+    context: Callable[[Any, UInt8[Array, "n h w 3"]], Context]
+    refine: Callable[..., Float[Array, "n h w 2"]]
+
+
+@lru_cache(maxsize=8)
+def make_programs(config: RAFTConfig, iterations: int, on_demand: bool) -> Programs:
+    """Pure compiled functions of (variables, frames) and, for `refine`, of (variables, features of
+    the first frames, features of the second, context of the first)."""
+    model = RAFT(config)
+
+    def part(method):
+        @jax.jit
+        def apply(variables, frames):
+            frames = frames.astype(jnp.float32) / 255
+            return model.apply(variables, frames, method=method)
+
+        return apply
+
+    @jax.jit
+    def refine(variables, first, second, context):
+        inputs = (first, second, context, iterations, on_demand)
+        return model.apply(variables, *inputs, method=RAFT.refine).flow
+
+    return Programs(part(RAFT.features), part(RAFT.context), refine)
+
+
+@lru_cache(maxsize=2)
+def load_raft(path: Path, modified_ns: int) -> tuple[Any, RAFTConfig, str]:
+    """Variables on the device, the model they are for and their name, from a safetensors file or a
+    released `.pth`. `modified_ns` is when the file was last written, so that it is read again when
+    it has changed."""
+    released = path.suffix != ".safetensors"
+    variables, info = read_raft_release(path) if released else load_flow_weights(path)
+    return jax.device_put(variables), info.model, info.name
+
+
+@dataclass(frozen=True)
+class RAFTFlow:
+    """RAFT (Teed and Deng, ECCV 2020) with weights from a file: a `PairEstimator`.
+
+    Frames keep their own size, as in the published program, but for those of more than `rows` rows,
+    which shrink, aspect kept. Inside, they are padded at the right and below to multiples of 8,
+    with the border's values, and the flow is cut back; sizes that are padded to the same one share
+    a compiled program.
+    """
+
+    weights: Path  # safetensors, or a released .pth
+    iterations: int = ITERATIONS  # steps of refinement
+    rows: int | None = MAX_ROWS  # most rows of the working grid; None for the frames' own
+
+    # Frames whose flow is best asked for in one call: what neighbours share is computed once.
+    batch: ClassVar[int] = 4
+
+    def __post_init__(self):
+        if self.iterations < 1 or (self.rows is not None and self.rows < 16):
+            raise UserError("RAFT needs at least 1 iteration and frames of 16 rows or more.")
+        self._load()  # so that wrong weights are refused before anything is done
+
+    def __call__(
+        self, first: UInt8[np.ndarray, "n h w 3"], second: UInt8[np.ndarray, "n h w 3"]
+    ) -> Float32[np.ndarray, "n H W 2"]:
+        """Flow from `first` to `second` (RGB) on the working grid, in its pixels."""
+        size = self.working_size(*first.shape[1:3])
+        frames, pairs = _distinct(first, second)
+        frames = [_padded(resize_image(frame, *size)) for frame in frames]
+        variables, model, _ = self._load()
+        cells = frames[0].shape[0] // STRIDE * (frames[0].shape[1] // STRIDE)
+        on_demand = 4 / 3 * 4 * cells**2 > MAX_CORRELATION_BYTES
+        on_cpu = jax.default_backend() == "cpu"
+        chunk = CPU_CHUNK if on_cpu or on_demand else ACCELERATOR_CHUNK
+        # bfloat16 is slow on a CPU.
+        model = replace(model, compute_dtype="float32" if on_cpu else "bfloat16")
+        programs = make_programs(model, self.iterations, on_demand)
+
+        features = _by_frame(programs.features, variables, frames, range(len(frames)), chunk)
+        starts = sorted({one for one, _ in pairs})
+        contexts = _by_frame(programs.context, variables, frames, starts, chunk)
+        flow = np.empty((len(pairs), *size, 2), np.float32)
+        for begin in range(0, len(pairs), chunk):
+            wanted = pairs[begin : begin + chunk]
+            full = wanted + wanted[-1:] * (chunk - len(wanted))
+            found = programs.refine(
+                variables,
+                _stacked([features[one] for one, _ in full]),
+                _stacked([features[other] for _, other in full]),
+                _stacked([contexts[one] for one, _ in full]),
+            )
+            flow[begin : begin + len(wanted)] = found[: len(wanted), : size[0], : size[1]]
+        return flow
+
+    def settings(self) -> dict[str, Any]:
+        """What `open_raft` needs to build the same estimator again; stored with weights."""
+        return {
+            "estimator": "raft",
+            "weights": self.weights.name,
+            "iterations": self.iterations,
+            "rows": self.rows,
+        }
+
+    def working_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size of the flow of frames of this size."""
+        if self.rows is None or height <= self.rows:
+            return height, width
+        return self.rows, max(1, round(width * self.rows / height))
+
+    def _load(self) -> tuple[Any, RAFTConfig, str]:
+        try:
+            return load_raft(self.weights, os.stat(self.weights).st_mtime_ns)
+        except OSError as error:
+            raise UserError(f"Cannot read {self.weights}: {error.strerror}.") from error
+
+
+def open_raft(
+    weights: str | os.PathLike | None = None, estimator: str = "raft", **fields: Any
+) -> RAFTFlow:
+    """RAFT with these weights: a file, a name in the cache folder, or None for the released ones.
+
+    `estimator` is "raft", for either model, as its weights are, or "raft-small". Raises UserError
+    where there are no such weights or they are not RAFT's, and for unknown or wrong `fields`.
+    """
+    path = find_flow_weights(weights, estimator)
+    try:
+        raft = RAFTFlow(path, **fields)
+    except TypeError as error:
+        raise UserError(f"The settings {fields} do not fit RAFT: {error}.") from error
+    _, config, _ = load_raft(path, os.stat(path).st_mtime_ns)
+    if estimator == "raft-small" and not config.small:
+        raise UserError(f"{path} holds RAFT, not RAFT-small; use --estimator raft.")
+    return raft
+
+
+def _distinct(
+    first: UInt8[np.ndarray, "n h w 3"], second: UInt8[np.ndarray, "n h w 3"]
+) -> tuple[list[UInt8[np.ndarray, "h w 3"]], list[tuple[int, int]]]:
+    """The different frames among all pairs, and each pair as two numbers of such frames."""
+    frames: dict[bytes, np.ndarray] = {}
+    number: dict[bytes, int] = {}
+    pairs = []
+    for pair in zip(first, second, strict=True):
+        keys = [frame.tobytes() for frame in pair]
+        for key, frame in zip(keys, pair, strict=True):
+            frames.setdefault(key, frame)
+            number.setdefault(key, len(number))
+        pairs.append((number[keys[0]], number[keys[1]]))
+    return list(frames.values()), pairs
+
+
+def _padded(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    missing = [max(-side % STRIDE, MIN_SIDE - side) for side in frame.shape[:2]]
+    return np.pad(frame, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+
+
+def _by_frame(program, variables, frames: list[np.ndarray], wanted, chunk: int) -> dict[int, Any]:
+    """What a program makes of the frames of these numbers, by number."""
+    wanted = list(wanted)
+    found = {}
+    for begin in range(0, len(wanted), chunk):
+        numbers = wanted[begin : begin + chunk]
+        full = numbers + numbers[-1:] * (chunk - len(numbers))
+        result = program(variables, np.stack([frames[number] for number in full]))
+        for index, number in enumerate(numbers):
+            found[number] = jax.tree.map(lambda leaf, index=index: leaf[index], result)
+    return found
+
+
+def _stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

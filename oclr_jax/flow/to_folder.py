@@ -1,0 +1,124 @@
+"""Flow of a whole video, estimated once and kept as files, in the layout that `--flow` reads."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from oclr_jax.errors import UserError
+from oclr_jax.files import check_output, staged_output
+from oclr_jax.flow import DIS, PairEstimator, flow_path, resize_flow, stream_gap_flows, write_flo
+from oclr_jax.flow.kitti import write_kitti
+from oclr_jax.flow.raft import open_raft
+from oclr_jax.ops.flow_metrics import photometric_error
+from oclr_jax.show.flow_color import flow_to_rgb
+from oclr_jax.video.clip import Clip, open_clip, progress
+from oclr_jax.video.png import write_png
+from oclr_jax.video.resize import resize_image
+
+ESTIMATORS = ("dis", "raft", "raft-small")
+FORMATS = ("flo", "kitti")
+
+
+class Check(NamedTuple):
+    """How well a video's flow explains it: mean difference in grey levels to the other frame."""
+
+    gap: int
+    before: float  # as the frames are
+    after: float  # the other frame pulled back along the flow
+
+
+def choose_estimator(name: str, weights: str | os.PathLike | None = None) -> PairEstimator:
+    """The estimator of a command line; RAFT works on frames as they are, at their own size."""
+    if name not in ESTIMATORS:
+        raise UserError(
+            f"There is no flow estimator {name!r}; choose from {', '.join(ESTIMATORS)}."
+        )
+    if name == "dis":
+        if weights is not None:
+            raise UserError("DIS has no weights; leave out --weights or choose --estimator raft.")
+        return DIS()
+    return open_raft(weights, name, rows=None)
+
+
+def flow_to_folder(
+    input: str | os.PathLike,
+    output: str | os.PathLike,
+    estimator: PairEstimator,
+    gaps: Sequence[int] = (1, -1),
+    format: str = "flo",
+    color: bool = False,
+    check: bool = False,
+    quiet: bool = True,
+) -> list[Check]:
+    """Writes a video's flow into the folder `output`, whole or not at all.
+
+    `Flows_gap<gap>/<stem>` with `.flo`, or `.png` for the format "kitti", for each frame that has a
+    neighbour at the gap, and with `color` a picture in `Colors_gap<gap>`; at the frames' size, in
+    its pixels. The video is streamed, so memory does not grow with its length.
+
+    Returns a mean over all pairs for each gap, with `check`, else nothing. Raises UserError for
+    gaps, videos and formats that cannot be used, and where `output` already has such folders.
+    """
+    if format not in FORMATS:
+        raise UserError(f"There is no format {format!r}; choose one of {', '.join(FORMATS)}.")
+    if not gaps or 0 in gaps or len(set(gaps)) != len(gaps):
+        raise UserError("Gaps must be different whole numbers other than 0, such as 1,-1.")
+    names = tuple(f"{kind}_gap{gap}" for kind in ("Flows", "Colors") for gap in gaps)
+    check_output(output, names)
+    clip = open_clip(input, quiet)
+    errors: dict[int, list[tuple[float, float]]] = {gap: [] for gap in gaps}
+    with staged_output(output, names) as folder:
+        for gap, index, flow, first, second in _pairs(clip, gaps, estimator, quiet):
+            stem = clip.stems[index]
+            _write(flow_path(folder, gap, stem), flow, format)
+            if color:
+                write_png(folder / f"Colors_gap{gap}" / f"{stem}.png", flow_to_rgb(flow))
+            if check:
+                before = photometric_error(first, second)
+                errors[gap].append((before, photometric_error(first, second, flow)))
+    return [
+        Check(gap, *(float(error) for error in np.mean(found, axis=0)))
+        for gap, found in errors.items()
+        if found
+    ]
+
+
+class _Pair(NamedTuple):
+    gap: int
+    index: int
+    flow: Float32[np.ndarray, "h w 2"]
+    first: UInt8[np.ndarray, "h w 3"]
+    second: UInt8[np.ndarray, "h w 3"]
+
+
+def _pairs(
+    clip: Clip, gaps: Sequence[int], estimator: PairEstimator, quiet: bool
+) -> Iterator[_Pair]:
+    """Every frame and gap whose neighbour exists, with their flow at the frames' size."""
+    reach = max(abs(gap) for gap in gaps)
+    held: dict[int, np.ndarray] = {}
+
+    def remembered() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        for index, frame in enumerate(clip.frames()):
+            held[index] = frame
+            yield resize_image(frame, *estimator.working_size(*frame.shape[:2]))
+
+    flows = stream_gap_flows(remembered(), gaps, estimator, estimator.batch)
+    for index, fields in enumerate(progress(flows, "estimating flow", clip.count, quiet)):
+        fields = resize_flow(fields, clip.height, clip.width)
+        for number, gap in enumerate(gaps):
+            if 0 <= index + gap < clip.count:
+                flow = fields[..., 2 * number : 2 * number + 2]
+                yield _Pair(gap, index, flow, held[index], held[index + gap])
+        held.pop(index - reach, None)
+
+
+def _write(path: Path, flow: Float32[np.ndarray, "h w 2"], format: str) -> None:
+    if format == "flo":
+        write_flo(path, flow)
+    else:
+        write_kitti(path.with_suffix(".png"), flow)

@@ -1,0 +1,5 @@
+"""OCLR (first paper, section 3.2): a U-Net with a transformer bottleneck."""
+
+from oclr_jax.models.oclr.model import OCLR, OCLRConfig, OCLROutput, composing_order
+
+__all__ = ["OCLR", "OCLRConfig", "OCLROutput", "composing_order"]

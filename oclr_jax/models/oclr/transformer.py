@@ -1,0 +1,175 @@
+"""Transformer of the bottleneck: post-norm encoder and decoder layers.
+
+As in the released OCLR program: a norm with the unbiased standard deviation, dropout on residual
+branches, hidden feed-forward units and attention weights, and encoder self-attention that hides
+the tokens of the same frame, so that a frame is explained by the others (paper, section 4.1).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from oclr_jax.models.layers.initializers import attention_kernel, dense_kernel
+
+NORM_EPSILON = 1e-5
+# Finite, so that a row whose keys are all hidden (a clip of one frame) is a plain mean, not a NaN.
+HIDDEN_SCORE = -1e9
+
+
+class Norm(nn.Module):
+    """`w (x - mean) / (std + 1e-5) + b` over channels, std with n - 1; float32 inside."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
+        channels = x.shape[-1]
+        weight = self.param("weight", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        x32 = x.astype(jnp.float32)
+        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        variance = jnp.sum(jnp.square(centred), axis=-1, keepdims=True) / (channels - 1)
+        # The root has no finite slope at 0, where all channels are equal.
+        deviation = jnp.sqrt(jnp.maximum(variance, 1e-20))
+        return (weight * centred / (deviation + NORM_EPSILON) + bias).astype(x.dtype)
+
+
+def attend(
+    query: Float[Array, "b n d"],
+    key: Float[Array, "b m d"],
+    value: Float[Array, "b m d"],
+    dropped: Bool[Array, "b n m"] | None,
+    keep_rate: float,
+    frames: int | None,
+) -> Float[Array, "b n d"]:
+    """Scaled dot-product attention of one head; the softmax is float32.
+
+    Args:
+      query, key, value: `b` batch, `n` queries, `m` keys, `d` channels of the head.
+      dropped: attention weights that dropout sets to 0, or None.
+      keep_rate: the share of weights that dropout keeps.
+      frames: if given, tokens are `frames` equal runs and those of a query's own run are hidden.
+    """
+    query = query / np.sqrt(query.shape[-1]).astype(query.dtype)
+    scores = jnp.einsum("bnd,bmd->bnm", query, key, preferred_element_type=jnp.float32)
+    if frames is not None:
+        frame = np.arange(frames).repeat(scores.shape[-1] // frames)
+        scores = jnp.where(frame[:, None] == frame[None, :], HIDDEN_SCORE, scores)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    if dropped is not None:
+        weights = jnp.where(dropped, 0.0, weights / keep_rate)
+    return jnp.einsum("bnm,bmd->bnd", weights, value)
+
+
+def dropout_mask(
+    key: PRNGKeyArray, rate: float, shape: tuple[int, int, int]
+) -> Bool[Array, "b n m"]:
+    """True with probability `rate` (to 1/65536). Two decisions per 32 random bits, as the random
+    bits of the attention weights are a tenth of a training step otherwise.
+    """
+    b, n, m = shape
+    bits = jax.random.bits(key, (b, n, (m + 1) // 2), jnp.uint32)
+    halves = jnp.concatenate([bits >> 16, bits & 0xFFFF], axis=-1)[..., :m]
+    return halves < round(rate * 2**16)
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention from tokens to a memory."""
+
+    heads: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Float[Array, "b n c"],
+        memory: Float[Array, "b m c"],
+        *,
+        frames: int | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b n c"]:
+        """Attends from `tokens` to `memory`; `frames` as in `attend`."""
+        channels = tokens.shape[-1]
+
+        def project(name, x):
+            x = nn.Dense(channels, dtype=self.dtype, kernel_init=attention_kernel, name=name)(x)
+            return x.reshape(*x.shape[:2], self.heads, -1).transpose(2, 0, 1, 3)
+
+        query = project("query", tokens)
+        key, value = project("key", memory), project("value", memory)
+        dropping = train and self.dropout > 0.0
+        keys = jax.random.split(self.make_rng("dropout"), self.heads) if dropping else None
+
+        @jax.checkpoint
+        def attend_head(query, key, value, dropped):
+            return attend(query, key, value, dropped, 1.0 - self.dropout, frames)
+
+        def head(inputs):
+            query, key, value, random_key = inputs
+            shape = (query.shape[0], query.shape[1], key.shape[1])
+            dropped = dropout_mask(random_key, self.dropout, shape) if dropping else None
+            return attend_head(query, key, value, dropped)
+
+        # One head after the other, and its n x m weights computed again in the backward pass: they
+        # are by far the largest arrays of the model, and cost more to write than to compute.
+        heads = jax.lax.map(head, (query, key, value, keys))
+        heads = heads.transpose(1, 2, 0, 3).reshape(tokens.shape)
+        return nn.Dense(channels, dtype=self.dtype, kernel_init=dense_kernel, name="output")(heads)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a ReLU and dropout between them."""
+
+    hidden: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"], *, train: bool) -> Float[Array, "b n c"]:
+        hidden = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=dense_kernel, name="linear1")
+        output = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=dense_kernel, name="linear2")
+        x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(hidden(x)))
+        return output(x)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention across frames, then feed-forward."""
+
+    heads: int
+    feedforward: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "b n c"], frames: int, train: bool
+    ) -> Float[Array, "b n c"]:
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        attention = MultiHeadAttention(self.heads, self.dropout, self.dtype, name="self_attention")
+        update = attention(tokens, tokens, frames=frames, train=train)
+        tokens = Norm(name="norm1")(tokens + drop(update))
+        feed_forward = FeedForward(self.feedforward, self.dropout, self.dtype, name="feed_forward")
+        return Norm(name="norm2")(tokens + drop(feed_forward(tokens, train=train)))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention of the queries, attention to the encoder's tokens, then feed-forward."""
+
+    heads: int
+    feedforward: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, queries: Float[Array, "b q c"], memory: Float[Array, "b n c"], train: bool
+    ) -> Float[Array, "b q c"]:
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        sizes = (self.heads, self.dropout, self.dtype)
+        update = MultiHeadAttention(*sizes, name="self_attention")(queries, queries, train=train)
+        queries = Norm(name="norm1")(queries + drop(update))
+        update = MultiHeadAttention(*sizes, name="cross_attention")(queries, memory, train=train)
+        queries = Norm(name="norm2")(queries + drop(update))
+        feed_forward = FeedForward(self.feedforward, self.dropout, self.dtype, name="feed_forward")
+        return Norm(name="norm3")(queries + drop(feed_forward(queries, train=train)))

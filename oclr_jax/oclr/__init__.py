@@ -1,0 +1,1 @@
+"""Paper 1: layers per window, tracked over the video."""

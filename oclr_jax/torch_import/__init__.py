@@ -1,0 +1,1 @@
+"""Import of released PyTorch files, without PyTorch and without running any pickle."""

@@ -1,0 +1,128 @@
+"""Reads PyTorch's `.pth` files, the zip format and the older one, without PyTorch.
+
+No pickle is executed (see `torch_pickle`); sizes are checked against the file before they are used.
+"""
+
+import io
+import os
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oclr_jax.errors import UserError
+from oclr_jax.torch_import.pickle import Refused, Storage, read_pickle
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_PROTOCOL = 1001
+# The description of every tensor of a large model takes some hundred kilobytes.
+MAX_PICKLE_BYTES = 16 * 2**20
+MAX_ENTRIES = 100_000
+
+
+def read_torch_file(path: str | Path) -> Any:
+    """Contents of a file that `torch.save` wrote: dicts, lists, tuples, plain values, `Tensor`s.
+
+    Raises:
+      UserError: for a file that is missing, damaged, no PyTorch file, or asks for anything but
+        tensors and plain containers.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                return _read_zip(path)
+            file.seek(0)
+            return _read_legacy(file, os.fstat(file.fileno()).st_size)
+    except Refused as error:
+        raise UserError(f"{path} is refused, and nothing in it was run: {error}.") from error
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except (zipfile.BadZipFile, EOFError, struct.error) as error:
+        raise UserError(f"{path} is damaged or cut short; download it again ({error}).") from error
+    # What reading arbitrary bytes as a pickle or a zip can meet.
+    except (LookupError, ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError):
+        raise UserError(f"{path} is not a PyTorch checkpoint, or it is damaged.") from None
+
+
+def _read_zip(path: Path) -> Any:
+    """The format since PyTorch 1.6: `<name>/data.pkl` and one entry `<name>/data/<key>` each."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename: info for info in archive.infolist()}
+        _check_entries(archive.infolist(), path.stat().st_size)
+        described = [
+            name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")
+        ]
+        if len(described) != 1:
+            raise Refused("it is a zip file, but not one that torch.save wrote (no data.pkl)")
+        folder = described[0].removesuffix("data.pkl")
+        order = entries.get(f"{folder}byteorder")
+        if order is not None and archive.read(order) != b"little":
+            raise Refused("its numbers are not little-endian")
+        if entries[described[0]].file_size > MAX_PICKLE_BYTES:
+            raise Refused("its pickle is larger than any model's description")
+        contents, storages = read_pickle(archive.read(described[0]))
+        for storage in storages.values():
+            info = entries.get(f"{folder}data/{storage.key}")
+            if info is None:
+                raise Refused(f"its storage {storage.key[:40]!r} is missing")
+            if info.file_size != storage.nbytes:
+                raise Refused(
+                    f"its storage {storage.key[:40]!r} has {info.file_size} bytes where "
+                    f"{storage.nbytes} are described"
+                )
+            _fill(storage, archive.read(info))
+    return contents
+
+
+def _check_entries(infos: list[zipfile.ZipInfo], file_size: int) -> None:
+    """Refuses archives that can unpack to more than the file itself, before anything is read."""
+    if len(infos) > MAX_ENTRIES or len({info.filename for info in infos}) != len(infos):
+        raise Refused("its zip directory has repeated or too many entries")
+    for info in infos:
+        # torch.save stores; bit 0 is encryption.
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            raise Refused(
+                f"its entry {info.filename[:80]!r} is compressed, as torch.save never does"
+            )
+    if sum(info.file_size for info in infos) > file_size:
+        raise Refused("its zip directory promises more bytes than the file has")
+
+
+def _read_legacy(file: io.BufferedReader, file_size: int) -> Any:
+    """The format before: five pickles (magic, version, machine, contents, keys), then the data."""
+    # Pickles are parsed from memory, so that no length inside of them can ask for more than this.
+    head = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+    if read_pickle(head)[0] != LEGACY_MAGIC:
+        raise ValueError("no magic number")
+    if read_pickle(head)[0] != LEGACY_PROTOCOL:
+        raise Refused(f"its format is not version {LEGACY_PROTOCOL}")
+    machine, _ = read_pickle(head)
+    if type(machine) is not dict or machine.get("little_endian") is not True:
+        raise Refused("its numbers are not little-endian")
+    contents, storages = read_pickle(head)
+    keys, _ = read_pickle(head)
+    if type(keys) is not list or not all(type(key) is str for key in keys):
+        raise Refused("its list of storages is not a list of names")
+    if sorted(keys) != sorted(storages):
+        raise Refused("its list of storages is not that of its tensors")
+    file.seek(head.tell())
+    for key in keys:
+        storage = storages[key]
+        if 8 + storage.nbytes > file_size - file.tell():
+            raise EOFError("its data ends early")
+        (length,) = struct.unpack("<q", file.read(8))
+        if length != storage.length:
+            raise Refused(f"its storage {key[:40]!r} has {length} values, not {storage.length}")
+        _fill(storage, file.read(storage.nbytes))
+    if file.tell() != file_size:
+        raise Refused("it has bytes behind its last storage that nothing describes")
+    return contents
+
+
+def _fill(storage: Storage, data: bytes) -> None:
+    if len(data) != storage.nbytes:
+        raise EOFError("its data ends early")
+    storage.data = np.frombuffer(data, storage.dtype)

@@ -1,0 +1,63 @@
+"""The page of a training, `report.html` in its workdir."""
+
+from collections.abc import Iterable, Mapping
+
+from etils import epath
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from oclr_jax.show.pages import Training, write_training_report
+from oclr_jax.train.record.environment import describe_environment
+from oclr_jax.train.record.journal import Journal
+from oclr_jax.train.record.phases import Phases, total_seconds
+from oclr_jax.train.record.strips import drawn_steps, read_strip
+
+# Evaluations of which a clip's strip is shown: the first, the newest, and one between.
+_SHOWN = 3
+
+
+class RunPage:
+    """Draws the page anew from what the training keeps; environment and code as at its start."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: epath.Path,
+        command: str,
+        curves: Mapping[str, Iterable[str]],
+    ):
+        self._config, self._workdir, self._command = config, workdir, command
+        self._curves = curves
+        self._environment = describe_environment()
+
+    def write(self, step: int, journal: Journal, phases: Phases) -> None:
+        """Writes the page of a training that has done `step` steps, and the curves on it."""
+        scores = [
+            {name: value for name, value in row.items() if name not in ("kind", "seconds")}
+            for row in journal.rows
+            if row["kind"] == "validation"
+        ]
+        training = Training(
+            name=self._config.name,
+            steps=(step, self._config.steps),
+            command=self._command,
+            scores=scores,
+            phases=total_seconds(journal.rows, phases.pending),
+            environment=self._environment,
+            config=flatten_dict(self._config.to_dict(), sep="."),
+            curves=journal.plot(self._curves),
+            strips=self._strips(step),
+        )
+        write_training_report(self._workdir / "report.html", training)
+
+    def _strips(self, step: int) -> dict[str, dict[str, bytes]]:
+        found = {}
+        for clip in self._config.strips:
+            steps = [drawn for drawn in drawn_steps(self._workdir, clip) if drawn <= step]
+            count = min(_SHOWN, len(steps))
+            chosen = [steps[i * (len(steps) - 1) // max(count - 1, 1)] for i in range(count)]
+            if chosen:
+                found[f"clip {clip} of {self._config.data.validation}"] = {
+                    f"step {drawn:,}": read_strip(self._workdir, clip, drawn) for drawn in chosen
+                }
+        return found

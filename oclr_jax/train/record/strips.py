@@ -1,0 +1,87 @@
+"""Pictures of validation clips and pairs: what is moving, what is true, what is predicted.
+
+A workdir keeps them as `strips/clip_<number>/<step>.png`, whichever process drew them.
+"""
+
+import os
+from collections.abc import Iterable
+
+import numpy as np
+from etils import epath
+from jaxtyping import Bool, Float, UInt8
+
+from oclr_jax.show.flow_color import flow_to_rgb
+from oclr_jax.types import Batch, FlowBatch
+from oclr_jax.video.palette import DAVIS_PALETTE
+from oclr_jax.video.png import write_png
+
+# Columns of a strip: so many frames, evenly spaced over the clip.
+FRAMES = 6
+GAP = 2  # white pixels between pictures
+
+
+def write_strip(
+    workdir: epath.Path, clip: int, step: int, strip: UInt8[np.ndarray, "H W 3"]
+) -> None:
+    """Keeps the picture of a validation clip, by its number, after a step."""
+    write_png(os.fspath(_folder(workdir, clip) / f"{step:09d}.png"), strip)
+
+
+def read_strip(workdir: epath.Path, clip: int, step: int) -> bytes:
+    """The PNG that `write_strip` kept."""
+    return (_folder(workdir, clip) / f"{step:09d}.png").read_bytes()
+
+
+def drawn_steps(workdir: epath.Path, clip: int) -> list[int]:
+    """Steps after which the clip was drawn, in their order."""
+    return sorted(int(path.stem) for path in _folder(workdir, clip).glob("*.png"))
+
+
+def _folder(workdir: epath.Path, clip: int) -> epath.Path:
+    return workdir / "strips" / f"clip_{clip}"
+
+
+def image_strip(batch: Batch, masks: dict[str, np.ndarray]) -> UInt8[np.ndarray, "H W 3"]:
+    """The first clip of a batch as a grid of pictures.
+
+    Rows: flow of the first gap; modal masks, true and predicted; amodal masks, true and predicted.
+    Layers that overlap mix their colours; predicted layers are in the model's order.
+
+    Args:
+      batch: the ground truth.
+      masks: predicted binary `modal` and `amodal` masks, each `b t h w k`.
+    """
+    count = batch["flow"].shape[1]
+    frames = np.unique(np.linspace(0, count - 1, min(FRAMES, count)).round().astype(int))
+    rows = [[flow_to_rgb(frame[..., :2]) for frame in np.asarray(batch["flow"][0])[frames]]]
+    for name in ("modal", "amodal"):
+        rows.append(_layers(np.asarray(batch[name][0])[frames] > 0))
+        rows.append(_layers(np.asarray(masks[name][0])[frames] > 0))
+    return _grid(rows)
+
+
+def pair_strip(batch: FlowBatch, flow: Float[np.ndarray, "b h w 2"]) -> UInt8[np.ndarray, "H W 3"]:
+    """The first pair of a batch as a row: both frames, the true flow, the predicted one, and the
+    estimated one where there is one."""
+    flows = [batch["flow"], flow] + ([batch["estimated"]] if "estimated" in batch else [])
+    flows = np.stack([np.asarray(each[0], np.float32) for each in flows])
+    # Colours stand for shares of the longest vector, which must be one for all.
+    longest = max(1.0, float(np.percentile(np.linalg.norm(flows[0], axis=-1), 99)))
+    colored = [flow_to_rgb(each, longest) for each in flows]
+    return _grid([[np.asarray(batch["first"][0]), np.asarray(batch["second"][0]), *colored]])
+
+
+def _grid(
+    rows: Iterable[Iterable[UInt8[np.ndarray, "h w 3"]]],
+) -> UInt8[np.ndarray, "H W 3"]:
+    pad = ((0, GAP), (0, GAP), (0, 0))
+    return np.vstack(
+        [np.hstack([np.pad(p, pad, constant_values=255) for p in row]) for row in rows]
+    )
+
+
+def _layers(masks: Bool[np.ndarray, "t h w k"]) -> UInt8[np.ndarray, "t h w 3"]:
+    """Mean palette colour of the layers at each pixel, black where there is none."""
+    colors = DAVIS_PALETTE[1 : 1 + masks.shape[-1]].astype(np.float32)
+    count = masks.sum(axis=-1, keepdims=True)
+    return (masks.astype(np.float32) @ colors / np.maximum(count, 1)).astype(np.uint8)

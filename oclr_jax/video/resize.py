@@ -1,0 +1,34 @@
+"""Resizing of images and masks. Axes are stretched apart; aspect ratio is not kept."""
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+
+def resize_image(
+    image: Shaped[np.ndarray, "h w *c"], height: int, width: int
+) -> Shaped[np.ndarray, "H W *c"]:
+    """Stretches one image: area means along an axis that shrinks, linear along one that grows.
+
+    Pixel centres are at half-integers, so the image's borders stay where they are. Values and dtype
+    are kept. An image that already has the size is returned as it is.
+    """
+    h, w = image.shape[:2]
+    if (h, w) == (height, width):
+        return image
+    channels = image.shape[2:]
+    # OpenCV averages areas only where both axes shrink, so an axis that shrinks goes first.
+    smaller = (min(h, height), min(w, width))
+    if smaller != (h, w):
+        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+    if smaller != (height, width):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return image.reshape(height, width, *channels)
+
+
+def resize_mask(
+    mask: Bool[np.ndarray, "h w"], height: int, width: int
+) -> Bool[np.ndarray, "height width"]:
+    """A mask of the model grid at the frame's size: bilinear, thresholded again."""
+    soft = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    return soft > 0.5

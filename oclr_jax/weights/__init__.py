@@ -1,0 +1,1 @@
+"""Weights on disk: their files, their descriptions, where they are found."""
