@@ -18,6 +18,7 @@ from oclr_jax.flow import make_estimator
 from oclr_jax.ops.metrics import assign, jaccard
 from oclr_jax.results import SegmentationRecord
 from oclr_jax.show.contact_sheet import contact_sheet
+from oclr_jax.show.grid import evenly_spaced
 from oclr_jax.video.png import read_ids, write_png
 from oclr_jax.video.reader import open_video
 from oclr_jax.video.writer import video_writer
@@ -116,7 +117,7 @@ def draw_sheet(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The contact sheet of a result: frames evenly over the video, each with its flow."""
     last = record["video"]["frames"] - 1
-    chosen = np.unique(np.linspace(0, last - 1, SHEET_FRAMES).round().astype(int)).tolist()
+    chosen = evenly_spaced(last, SHEET_FRAMES)
     source = open_video(video)
     wanted = {*chosen, *(frame + 1 for frame in chosen)}
     images = {frame: image for frame, image in enumerate(source) if frame in wanted}

@@ -28,7 +28,8 @@ from tqdm import tqdm
 from oclr_jax.errors import UserError
 from oclr_jax.flow import make_estimator, resize_flow
 from oclr_jax.show.contact_sheet import contact_sheet
-from oclr_jax.show.pages import write_dataset_report
+from oclr_jax.show.dataset_page import write_dataset_page
+from oclr_jax.show.grid import evenly_spaced
 from oclr_jax.video.png import read_ids
 from oclr_jax.video.reader import open_video
 from oclr_jax.video.resize import resize_image
@@ -95,11 +96,11 @@ def write_report(
     known = [name for name in STATISTICS if any(values[name] for values in table.values())]
     histograms = {f"Distribution of {name}": _histogram(name, table) for name in known}
     _, source = opened[0]
-    examples = [source[index] for index in _evenly(len(source), sheets)]
+    examples = [source[index] for index in evenly_spaced(len(source), sheets)]
     clips = {each["metadata"]["video_name"].decode(): _png(_sheet(each)) for each in examples}
     title = f"oclr_syn/{'/'.join(datasets[0].resolve().parts[-2:])}"
     head, rows = _percentiles(table)
-    write_dataset_report(output, title, head, rows, histograms, clips)
+    write_dataset_page(output, title, head, rows, histograms, clips)
 
 
 def _open(folder: Path) -> tuple[tfds.core.DatasetBuilder, Any]:
@@ -113,13 +114,9 @@ def _open(folder: Path) -> tuple[tfds.core.DatasetBuilder, Any]:
         ) from error
 
 
-def _evenly(count: int, wanted: int) -> list[int]:
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
-
-
 def _of_dataset(source: Any, sequences: int, name: str) -> Values:
     values: Values = defaultdict(list)
-    for index in tqdm(_evenly(len(source), sequences), name, disable=None):
+    for index in tqdm(evenly_spaced(len(source), sequences), name, disable=None):
         example = source[index]
         seen, amodal = example["video"]["segmentations"][..., 0], example["amodal_segmentations"]
         values["objects"].append(int((example["layer_order"] >= 0).sum()))
@@ -239,7 +236,7 @@ def _histogram(name: str, table: dict[str, Values]) -> bytes:
 
 def _sheet(example: dict[str, Any]) -> np.ndarray:
     frames = np.stack(example["video"]["frames"])
-    chosen = _evenly(len(frames), 6)
+    chosen = evenly_spaced(len(frames), 6)
     objects = int((example["layer_order"] >= 0).sum())
     return contact_sheet(
         frames[chosen],

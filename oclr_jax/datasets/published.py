@@ -7,7 +7,7 @@ Xie et al., ECCV 2024, tables 19 and 20.
 from typing import NamedTuple
 
 
-class Row(NamedTuple):
+class PublishedResult(NamedTuple):
     """One method in a paper's table."""
 
     paper: str  # first or second
@@ -19,7 +19,7 @@ class Row(NamedTuple):
     figures: dict[str, float]
 
 
-def _single(key: int, measure: str, first, second) -> list[Row]:
+def _single(key: int, measure: str, first, second) -> list[PublishedResult]:
     """Rows of the single-object tables; `key` is the column."""
     rows = []
     for paper, table in (("first", first), ("second", second)):
@@ -29,7 +29,9 @@ def _single(key: int, measure: str, first, second) -> list[Row]:
                 gap = (3 if paper == "second" and key == 2 else 1) if own else None
                 name = "SR" if measure == "SR" else "J"
                 rows.append(
-                    Row(paper, method, labels, inputs, resolution, gap, {name: values[key]})
+                    PublishedResult(
+                        paper, method, labels, inputs, resolution, gap, {name: values[key]}
+                    )
                 )
     return rows
 
@@ -66,10 +68,12 @@ _SECOND_SINGLE = (
 )
 
 
-def _multi(columns: slice, gap: int) -> list[Row]:
+def _multi(columns: slice, gap: int) -> list[PublishedResult]:
     """Rows of the multi-object table, unsupervised methods."""
     return [
-        Row("second", method, labels, inputs, resolution, gap if own else None, dict(figures))
+        PublishedResult(
+            "second", method, labels, inputs, resolution, gap if own else None, dict(figures)
+        )
         for method, labels, inputs, resolution, own, values in _SECOND_MULTI
         if (figures := list(zip(("J&F", "J", "F"), values[columns], strict=False)))
     ]
@@ -109,7 +113,7 @@ _SECOND_MULTI = (
         (70.6, 71.1, 70.2, 71.5, 70.9, 72.1),
     ),
 )
-_SAFADOUST = Row(
+_SAFADOUST = PublishedResult(
     "second",
     "Safadoust et al.",
     "no",
@@ -119,7 +123,7 @@ _SAFADOUST = Row(
     {"J&F": 59.2, "J": 59.3, "F": 59.2},
 )
 
-PUBLISHED: dict[str, list[Row]] = {
+PUBLISHED: dict[str, list[PublishedResult]] = {
     "davis2016": _single(0, "J", _FIRST_SINGLE, _SECOND_SINGLE),
     "segtrack_v2": _single(1, "J", _FIRST_SINGLE, _SECOND_SINGLE),
     "fbms59": _single(2, "J", _FIRST_SINGLE, _SECOND_SINGLE),

@@ -27,7 +27,7 @@ from oclr_jax.evaluate.table import write_csv
 from oclr_jax.evaluate.truth import read_truth
 from oclr_jax.files import replacing
 from oclr_jax.oclr.predict import Segmenter, load_segmenter, open_estimator
-from oclr_jax.show.pages import sequence_strip, write_report
+from oclr_jax.show.evaluation_page import sequence_strip, write_evaluation_page
 from oclr_jax.video.clip import progress
 from oclr_jax.video.png import write_ids, write_png
 
@@ -259,7 +259,7 @@ def _kept(output: Path, settings: dict[str, Any]) -> dict[str, Record]:
 def _write_figures(output: Path, report: dict[str, Any], dataset: Dataset) -> None:
     _write_json(output / "metrics.json", report)
     write_csv(output / "metrics.csv", report)
-    write_report(output / "report.html", report, dataset.benchmark, output / "strips")
+    write_evaluation_page(output / "report.html", report, dataset.benchmark, output / "strips")
 
 
 def _write_json(path: Path, content: Any) -> None:

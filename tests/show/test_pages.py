@@ -8,7 +8,8 @@ import numpy as np
 from oclr_jax.datasets.benchmarks import BENCHMARKS, VOID
 from oclr_jax.datasets.layouts import find_benchmark_sequences
 from oclr_jax.evaluate import evaluate_dataset
-from oclr_jax.show.pages import Training, sequence_strip, write_training_report
+from oclr_jax.show.evaluation_page import sequence_strip
+from oclr_jax.show.training_page import TrainingSummary, write_training_page
 from oclr_jax.video.png import write_ids
 from tests.datasets.miniatures import MINIATURES, mask
 
@@ -96,12 +97,12 @@ def training(**changes):
         "curves": b"curves",
         "strips": {"clip 1 of tiny": {"step 20": b"early", "step 40": b"late"}},
     }
-    return Training(**{**values, **changes})
+    return TrainingSummary(**{**values, **changes})
 
 
 def test_the_page_of_a_training(tmp_path):
     path = tmp_path / "deep" / "report.html"
-    write_training_report(path, training())
+    write_training_page(path, training())
     page = path.read_text(encoding="utf-8")
     cells = Cells()
     cells.feed(page)
@@ -118,6 +119,6 @@ def test_the_page_of_a_training(tmp_path):
 def test_a_training_that_was_stopped_at_once_has_a_page(tmp_path):
     path = tmp_path / "report.html"
     phases = {"step": 0.0, "compile": 0.0}
-    write_training_report(path, training(scores=[], strips={}, phases=phases, steps=(60, 60)))
+    write_training_page(path, training(scores=[], strips={}, phases=phases, steps=(60, 60)))
     page = path.read_text(encoding="utf-8")
     assert "Not evaluated yet" in page and "None drawn yet" in page and ": finished" in page

@@ -5,6 +5,7 @@ import pytest
 
 from oclr_jax.show.contact_sheet import contact_sheet
 from oclr_jax.show.flow_color import flow_to_rgb
+from oclr_jax.show.grid import evenly_spaced, picture_grid
 from oclr_jax.show.overlay import paint_ids, paint_label, paint_mask
 
 GREY = np.full((120, 160, 3), 100, np.uint8)
@@ -93,3 +94,29 @@ def test_contact_sheet_shows_rows_and_the_front_object_on_top():
     overlap = (slice(height - 6 - 96 + 20, height - 6 - 96 + 35), slice(left + 52, left + 76))
     green = [sheet_[overlap].astype(int)[..., 1].mean() for sheet_ in (two_in_front, one_in_front)]
     assert green[0] > green[1] + 20
+
+
+def test_grid_places_pictures_with_gaps_and_titles():
+    red, blue = (np.full((30, 40, 3), color, np.uint8) for color in ((255, 0, 0), (0, 0, 255)))
+    grid = picture_grid([[red, blue], [blue]], gap=2)
+    assert grid.shape == (2 * 32, 2 * 42, 3)
+    np.testing.assert_array_equal(grid[:30, :40], red)
+    np.testing.assert_array_equal(grid[:30, 42:82], blue)
+    np.testing.assert_array_equal(grid[32:62, :40], blue)
+    assert (grid[30:32] == 255).all() and (grid[:, 40:42] == 255).all()
+    assert (grid[32:, 42:] == 255).all()  # the short row ends in white
+    titled = picture_grid([[red, blue], [blue]], 2, ["first", "second"], ["one", "two\nlines"])
+    top, left = np.subtract(titled.shape[:2], grid.shape[:2])
+    np.testing.assert_array_equal(titled[top:, left:], grid)
+    for title in (titled[:top, left : left + 42], titled[:top, left + 42 :]):
+        assert title.min() < 128
+    one, two = titled[top : top + 32, :left], titled[top + 32 :, :left]
+    assert 0 < (one < 128).sum() < (two < 128).sum()
+
+
+@pytest.mark.parametrize(
+    "count, wanted, indices",
+    [(10, 4, [0, 3, 6, 9]), (3, 6, [0, 1, 2]), (1, 3, [0]), (0, 3, []), (30, 2, [0, 29])],
+)
+def test_evenly_spaced_includes_both_ends(count, wanted, indices):
+    assert evenly_spaced(count, wanted) == indices

@@ -6,7 +6,8 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from oclr_jax.show.pages import Training, write_training_report
+from oclr_jax.show.grid import evenly_spaced
+from oclr_jax.show.training_page import TrainingSummary, write_training_page
 from oclr_jax.train.record.environment import describe_environment
 from oclr_jax.train.record.journal import Journal
 from oclr_jax.train.record.phases import Phases, total_seconds
@@ -37,7 +38,7 @@ class RunPage:
             for row in journal.rows
             if row["kind"] == "validation"
         ]
-        training = Training(
+        summary = TrainingSummary(
             name=self._config.name,
             steps=(step, self._config.steps),
             command=self._command,
@@ -48,14 +49,13 @@ class RunPage:
             curves=journal.plot(self._curves),
             strips=self._strips(step),
         )
-        write_training_report(self._workdir / "report.html", training)
+        write_training_page(self._workdir / "report.html", summary)
 
     def _strips(self, step: int) -> dict[str, dict[str, bytes]]:
         found = {}
         for clip in self._config.strips:
             steps = [drawn for drawn in drawn_steps(self._workdir, clip) if drawn <= step]
-            count = min(_SHOWN, len(steps))
-            chosen = [steps[i * (len(steps) - 1) // max(count - 1, 1)] for i in range(count)]
+            chosen = [steps[index] for index in evenly_spaced(len(steps), _SHOWN)]
             if chosen:
                 found[f"clip {clip} of {self._config.data.validation}"] = {
                     f"step {drawn:,}": read_strip(self._workdir, clip, drawn) for drawn in chosen

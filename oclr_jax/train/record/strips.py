@@ -4,13 +4,13 @@ A workdir keeps them as `strips/clip_<number>/<step>.png`, whichever process dre
 """
 
 import os
-from collections.abc import Iterable
 
 import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float, UInt8
 
-from oclr_jax.show.flow_color import flow_to_rgb
+from oclr_jax.show.flow_color import color_scale, flow_to_rgb
+from oclr_jax.show.grid import evenly_spaced, picture_grid
 from oclr_jax.types import Batch, FlowBatch
 from oclr_jax.video.palette import DAVIS_PALETTE
 from oclr_jax.video.png import write_png
@@ -52,12 +52,12 @@ def image_strip(batch: Batch, masks: dict[str, np.ndarray]) -> UInt8[np.ndarray,
       masks: predicted binary `modal` and `amodal` masks, each `b t h w k`.
     """
     count = batch["flow"].shape[1]
-    frames = np.unique(np.linspace(0, count - 1, min(FRAMES, count)).round().astype(int))
+    frames = evenly_spaced(count, FRAMES)
     rows = [[flow_to_rgb(frame[..., :2]) for frame in np.asarray(batch["flow"][0])[frames]]]
     for name in ("modal", "amodal"):
         rows.append(_layers(np.asarray(batch[name][0])[frames] > 0))
         rows.append(_layers(np.asarray(masks[name][0])[frames] > 0))
-    return _grid(rows)
+    return picture_grid(rows, gap=GAP)
 
 
 def pair_strip(batch: FlowBatch, flow: Float[np.ndarray, "b h w 2"]) -> UInt8[np.ndarray, "H W 3"]:
@@ -66,18 +66,10 @@ def pair_strip(batch: FlowBatch, flow: Float[np.ndarray, "b h w 2"]) -> UInt8[np
     flows = [batch["flow"], flow] + ([batch["estimated"]] if "estimated" in batch else [])
     flows = np.stack([np.asarray(each[0], np.float32) for each in flows])
     # Colours stand for shares of the longest vector, which must be one for all.
-    longest = max(1.0, float(np.percentile(np.linalg.norm(flows[0], axis=-1), 99)))
+    longest = color_scale(flows[0])
     colored = [flow_to_rgb(each, longest) for each in flows]
-    return _grid([[np.asarray(batch["first"][0]), np.asarray(batch["second"][0]), *colored]])
-
-
-def _grid(
-    rows: Iterable[Iterable[UInt8[np.ndarray, "h w 3"]]],
-) -> UInt8[np.ndarray, "H W 3"]:
-    pad = ((0, GAP), (0, GAP), (0, 0))
-    return np.vstack(
-        [np.hstack([np.pad(p, pad, constant_values=255) for p in row]) for row in rows]
-    )
+    row = [np.asarray(batch["first"][0]), np.asarray(batch["second"][0]), *colored]
+    return picture_grid([row], gap=GAP)
 
 
 def _layers(masks: Bool[np.ndarray, "t h w k"]) -> UInt8[np.ndarray, "t h w 3"]:
