@@ -21,13 +21,12 @@ from oclr_jax.oclr.predict import (
     FrameFlow,
     Segmenter,
     find_tracks,
-    frame_masks,
     load_segmenter,
     open_source,
     overlap_of,
     stream_flow,
 )
-from oclr_jax.oclr.tracking import MIN_AREA, MIN_LINK_IOU, MIN_SCORE, Track
+from oclr_jax.oclr.tracking import MIN_AREA, MIN_LINK_IOU, MIN_SCORE
 from oclr_jax.results import (
     RESULT_NAMES,
     SCHEMA_VERSION,
@@ -38,6 +37,7 @@ from oclr_jax.results import (
     object_entry,
 )
 from oclr_jax.show.overlay import paint_ids
+from oclr_jax.tracks import Track, frame_masks
 from oclr_jax.video.clip import Clip, open_clip, progress
 from oclr_jax.video.png import write_ids, write_png
 from oclr_jax.video.writer import video_writer
@@ -167,7 +167,7 @@ def _frame_entries(
     amodal: dict[int, Bool[np.ndarray, "h w"]],
 ) -> dict[int, FrameEntry]:
     return {
-        id: frame_entry(frame, stem, ids == id, mask, tracks[id - 1].masks[frame].score)
+        id: frame_entry(frame, stem, ids == id, mask, tracks[id - 1].frame_score(frame))
         for id, mask in amodal.items()
     }
 

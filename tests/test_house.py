@@ -20,7 +20,7 @@ FLOORS = (
     {"types", "errors"},
     {"files"},
     {"ops", "video"},
-    {"models"},
+    {"models", "tracks"},
     {"weights", "datasets"},
     {"torch_import", "show", "results"},
     {"flow"},
@@ -39,7 +39,7 @@ ALSO_ALLOWED = {
     "configs": set(),
 }
 NO_JAX = {*ALSO_ALLOWED, "oclr_jax.types", "oclr_jax.errors", "oclr_jax.files"}
-NO_JAX |= {f"oclr_jax.{room}" for room in ("flow", "video", "results", "show")}
+NO_JAX |= {f"oclr_jax.{room}" for room in ("flow", "video", "tracks", "results", "show")}
 NO_JAX |= {"oclr_jax.datasets"}
 # Inside a room that is otherwise free of jax.
 WITH_JAX = {"oclr_jax.flow.raft", "oclr_jax.flow.to_folder"}

@@ -25,14 +25,13 @@ from oclr_jax.oclr.predict import (
     FrameFlow,
     Segmenter,
     find_tracks,
-    frame_masks,
     open_source,
     predict_window,
     stream_flow,
 )
-from oclr_jax.oclr.tracking import modal_layers
 from oclr_jax.oclr.windows import frame_groups
 from oclr_jax.ops.metrics import present_ids
+from oclr_jax.tracks import frame_masks, modal_layers
 from oclr_jax.video.clip import Clip
 from oclr_jax.video.palette import DAVIS_PALETTE
 from oclr_jax.video.reader import FOLDER_FPS

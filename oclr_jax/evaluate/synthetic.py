@@ -14,9 +14,9 @@ from oclr_jax.errors import UserError
 from oclr_jax.evaluate.scores import Record
 from oclr_jax.flow import FlowFolder, resize_flow
 from oclr_jax.oclr.predict import Segmenter, predict_window
-from oclr_jax.oclr.tracking import modal_layers
 from oclr_jax.oclr.windows import frame_groups
 from oclr_jax.ops.metrics import assign, jaccard, order_accuracy
+from oclr_jax.tracks import modal_layers
 from oclr_jax.video.png import read_ids
 
 # An object that covers a smaller share of a window than this is not there.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32, UInt8
 
 from oclr_jax.errors import UserError
 from oclr_jax.flow import (
@@ -22,10 +22,11 @@ from oclr_jax.flow import (
 )
 from oclr_jax.flow.raft import open_raft
 from oclr_jax.models.oclr import OCLR, OCLRConfig, composing_order
-from oclr_jax.oclr.tracking import Track, WindowLayers, compose_modal, link_windows
+from oclr_jax.oclr.tracking import WindowLayers, link_windows
 from oclr_jax.oclr.windows import stream_windows
+from oclr_jax.tracks import Track
 from oclr_jax.video.clip import Clip
-from oclr_jax.video.resize import resize_image, resize_mask
+from oclr_jax.video.resize import resize_image
 from oclr_jax.weights.segmentation import WeightsInfo, load_weights
 
 # A window in which 99.5% of the flow is shorter than this (pixels of the model grid) shows nothing
@@ -179,22 +180,6 @@ def predict_window(
 def is_still(flow: Float32[np.ndarray, "t h w c"]) -> bool:
     """Whether hardly any flow vector is longer than noise makes it."""
     return bool(np.percentile(np.hypot(flow[..., 0::2], flow[..., 1::2]), 99.5) < STILL_FLOW)
-
-
-def frame_masks(
-    tracks: list[Track], frame: int, height: int, width: int
-) -> tuple[UInt8[np.ndarray, "height width"], dict[int, Bool[np.ndarray, "height width"]]]:
-    """The id of the object that is seen at each pixel, 0 for none, and each amodal mask by id."""
-    amodal = {}
-    for track in sorted(tracks, key=lambda track: track.rank):
-        if frame in track.masks:
-            mask = resize_mask(track.masks[frame].decode(), height, width)
-            if mask.any():
-                amodal[track.id] = mask
-    ids = np.zeros((height, width), np.uint8)
-    for id, seen in zip(amodal, compose_modal(list(amodal.values())), strict=True):
-        ids[seen] = id
-    return ids, amodal
 
 
 def _at_working_size(

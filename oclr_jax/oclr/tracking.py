@@ -2,15 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
-from math import prod
-from zlib import compress, decompress
 
 import numpy as np
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Bool, Float
 
 from oclr_jax.ops.metrics import assign, jaccard
+from oclr_jax.tracks import StoredMask, Track, compose_modal, modal_layers
 
 # Two layers of neighbouring windows are one object where their amodal masks agree this well, as the
 # mean IoU over the frames that the windows share.
@@ -31,41 +30,6 @@ class WindowLayers:
     start: int  # number of the window's first frame in the video
     probability: Float[np.ndarray, "t h w k"]  # amodal foreground
     order: Float[np.ndarray, "k"]  # pseudo-depth, lowest in front
-
-
-@dataclass(frozen=True)
-class StoredMask:
-    """One object in one frame, compressed: a video of any length stays small in memory."""
-
-    shape: tuple[int, int]
-    packed: bytes
-    score: float  # mean foreground probability inside the mask
-
-    @classmethod
-    def encode(
-        cls, mask: Bool[np.ndarray, "h w"], probability: Float[np.ndarray, "h w"]
-    ) -> "StoredMask":
-        """Stores a mask, which must not be empty, and how sure the model is of it."""
-        return cls(mask.shape, compress(np.packbits(mask)), float(probability[mask].mean()))
-
-    def decode(self) -> Bool[np.ndarray, "h w"]:
-        bits = np.frombuffer(decompress(self.packed), np.uint8)
-        return np.unpackbits(bits, count=prod(self.shape)).reshape(self.shape).astype(bool)
-
-
-@dataclass
-class Track:
-    """One object: its amodal masks by frame number, empty masks left out."""
-
-    id: int  # from 1, in order of appearance
-    rank: int  # depth over the whole video, 0 in front
-    shot: int
-    masks: dict[int, StoredMask] = field(default_factory=dict)
-
-    @property
-    def score(self) -> float:
-        """Mean score over the frames in which there is a mask."""
-        return float(np.mean([mask.score for mask in self.masks.values()]))
 
 
 def link_windows(windows: Iterable[WindowLayers]) -> list[Track]:
@@ -93,33 +57,11 @@ def link_windows(windows: Iterable[WindowLayers]) -> list[Track]:
             first = window.start + shared // 2
             for id in filter(None, ids):
                 for frame in range(first, window.start + shared):
-                    tracks[id - 1].masks.pop(frame, None)
+                    tracks[id - 1].amodal.pop(frame, None)
         ids = _store(tracks, window, partners, first)
         _vote(votes, ids, window)
         previous = window
-    return _finish([track for track in tracks if track.masks], votes)
-
-
-def compose_modal(
-    amodal_front_to_back: Sequence[Bool[np.ndarray, "*t h w"]],
-) -> list[Bool[np.ndarray, "*t h w"]]:
-    """Visible parts of amodal masks given front to back: each loses what lies in front of it."""
-    modal, covered = [], None
-    for mask in amodal_front_to_back:
-        modal.append(mask.copy() if covered is None else mask & ~covered)
-        covered = mask.copy() if covered is None else covered | mask
-    return modal
-
-
-def modal_layers(
-    amodal: Bool[np.ndarray, "t h w k"], order: Real[np.ndarray, "k"]
-) -> Bool[np.ndarray, "t h w k"]:
-    """Visible parts of a window's layers, whose pseudo-depths are `order`, lowest in front."""
-    front_to_back = np.argsort(order, kind="stable")
-    modal = np.empty_like(amodal)
-    seen = compose_modal([amodal[..., layer] for layer in front_to_back])
-    modal[..., front_to_back] = np.stack(seen, axis=-1)
-    return modal
+    return _finish([track for track in tracks if track.amodal], votes)
 
 
 def _partners(
@@ -168,7 +110,7 @@ def _store(
             mask = masks[frame - window.start]
             if mask.any():
                 stored = StoredMask.encode(mask, probability[frame - window.start])
-                tracks[id - 1].masks[frame] = stored
+                tracks[id - 1].amodal[frame] = stored
         ids.append(id)
     return ids
 
@@ -219,9 +161,11 @@ def _finish(tracks: list[Track], votes: dict[tuple[int, int], float]) -> list[Tr
     kept = [t for t in tracks if seen[t.id] >= MIN_AREA and t.score >= MIN_SCORE]
     kept = sorted(kept, key=lambda track: (-seen[track.id], track.id))[:MAX_OBJECTS]
     rank = {id: i for i, id in enumerate(i for i in order if i in {t.id for t in kept})}
-    kept.sort(key=lambda track: (min(track.masks), track.id))
+    kept.sort(key=lambda track: (min(track.amodal), track.id))
     return [
-        Track(id=new, rank=rank[track.id], shot=track.shot, masks=dict(sorted(track.masks.items())))
+        Track(
+            id=new, rank=rank[track.id], shot=track.shot, amodal=dict(sorted(track.amodal.items()))
+        )
         for new, track in enumerate(kept, start=1)
     ]
 
@@ -232,7 +176,7 @@ def _largest_seen_part(tracks: list[Track], order: list[int]) -> dict[int, float
     largest = dict.fromkeys(by_id, 0.0)
     for ids in _present_by_frame(tracks, order):
         frame, present = ids
-        modal = compose_modal([by_id[id].masks[frame].decode() for id in present])
+        modal = compose_modal([by_id[id].amodal[frame].decode() for id in present])
         for id, mask in zip(present, modal, strict=True):
             largest[id] = max(largest[id], float(mask.mean()))
     return largest
@@ -243,6 +187,6 @@ def _present_by_frame(tracks: list[Track], order: list[int]) -> Iterator[tuple[i
     place = {id: i for i, id in enumerate(order)}
     present = defaultdict(list)
     for track in sorted(tracks, key=lambda track: place[track.id]):
-        for frame in track.masks:
+        for frame in track.amodal:
             present[frame].append(track.id)
     yield from sorted(present.items())

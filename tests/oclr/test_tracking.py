@@ -9,13 +9,11 @@ from hypothesis import strategies as st
 
 from oclr_jax.oclr.tracking import (
     MAX_OBJECTS,
-    Track,
     WindowLayers,
-    compose_modal,
     depth_order,
     link_windows,
-    modal_layers,
 )
+from oclr_jax.tracks import Track
 
 H, W, T = 24, 40, 4
 
@@ -53,9 +51,9 @@ def down(start: int) -> list[np.ndarray]:
 
 
 def check(track: Track, frames: Sequence[int], mask_of) -> None:
-    assert list(track.masks) == list(frames)
+    assert list(track.amodal) == list(frames)
     for frame in frames:
-        assert np.array_equal(track.masks[frame].decode(), mask_of(frame)), frame
+        assert np.array_equal(track.amodal[frame].decode(), mask_of(frame)), frame
 
 
 def test_ids_are_carried_where_layers_swap_between_windows():
@@ -75,7 +73,7 @@ def test_a_shared_frame_comes_from_the_window_that_sees_further_around_it():
     early = [box(2, 2), box(2, 2), box(3, 2), box(3, 2)]
     late = [box(2, 3), box(2, 3), box(2, 3), box(2, 3)]
     (track,) = link_windows([window(0, [early]), window(2, [late])])
-    used = [track.masks[frame].decode() for frame in range(6)]
+    used = [track.amodal[frame].decode() for frame in range(6)]
     expected = [early[0], early[1], early[2], late[1], late[2], late[3]]
     assert all(np.array_equal(a, b) for a, b in zip(used, expected, strict=True))
 
@@ -92,7 +90,7 @@ def test_an_object_that_goes_and_one_that_comes():
 def test_a_layer_that_agrees_badly_is_another_object():
     away = [box(20, 12)] * T
     tracks = link_windows([window(0, [[box(2, 2)] * T]), window(2, [away])])
-    assert [sorted(track.masks) for track in tracks] == [[0, 1, 2], [3, 4, 5]]
+    assert [sorted(track.amodal) for track in tracks] == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_a_layer_that_another_hides_does_not_take_its_place():
@@ -104,21 +102,10 @@ def test_a_layer_that_another_hides_does_not_take_its_place():
     check(second, range(6), lambda frame: hidden if frame < 3 else around)
 
 
-@given(st.integers(0, 2**32 - 1))
-def test_modal_layers_are_compose_modal_in_their_order(seed):
-    rng = np.random.default_rng(seed)
-    amodal, order = rng.random((2, 3, 4, 3)) < 0.5, rng.integers(0, 3, 3)
-    modal = modal_layers(amodal, order)
-    front_to_back = np.argsort(order, kind="stable")
-    for ours, layers in zip(modal, amodal, strict=True):
-        expected = compose_modal([layers[..., layer] for layer in front_to_back])
-        assert np.array_equal(np.moveaxis(ours, -1, 0)[front_to_back], expected)
-
-
 def test_a_cut_starts_new_ids():
     same = [box(4, 4)] * T
     tracks = link_windows([window(0, [same]), window(4, [same], shot=1)])
-    assert [(track.id, track.shot, sorted(track.masks)) for track in tracks] == [
+    assert [(track.id, track.shot, sorted(track.amodal)) for track in tracks] == [
         (1, 0, [0, 1, 2, 3]),
         (2, 1, [4, 5, 6, 7]),
     ]
@@ -165,7 +152,7 @@ def test_score_is_the_mean_probability_inside_the_mask():
     probability[0, 2:6, 2:6, 0] = 0.8
     probability[0, 6:10, 2:6, 0] = 0.6
     (track,) = link_windows([WindowLayers(0, 0, probability, np.zeros(1))])
-    assert track.masks[0].score == pytest.approx(0.7)
+    assert track.amodal[0].score == pytest.approx(0.7)
     assert track.score == pytest.approx(0.7)
 
 
@@ -187,7 +174,7 @@ def test_windows_are_taken_one_by_one():
             yield window(2 * i, [[box(2 * i + j, 2) for j in range(T)]])
 
     (track,) = link_windows(windows())
-    assert len(track.masks) == 14 and len(alive) == 6
+    assert len(track.amodal) == 14 and len(alive) == 6
 
 
 @given(st.permutations(range(6)), st.data())
@@ -207,15 +194,3 @@ def test_depth_order_of_contradicting_votes_loses_the_weakest():
     votes = {(1, 2): 5.0, (2, 3): 5.0, (1, 3): -1.0}
     assert depth_order([1, 2, 3], votes) == [1, 2, 3]
     assert depth_order([3, 1, 2], {}) == [1, 2, 3]
-
-
-@given(st.integers(0, 5), st.integers(0, 2**32 - 1))
-def test_modal_masks_are_the_union_cut_into_parts(layers, seed):
-    amodal = list(np.random.default_rng(seed).random((layers, 6, 7)) > 0.5)
-    modal = compose_modal(amodal)
-    assert len(modal) == layers
-    if layers:
-        assert np.array_equal(np.sum(modal, axis=0) > 0, np.any(amodal, axis=0))
-        assert np.sum(modal, axis=0).max() <= 1
-        assert np.array_equal(modal[0], amodal[0])
-        assert all((m <= a).all() for m, a in zip(modal, amodal, strict=True))

@@ -1,0 +1,106 @@
+"""Tracks: the objects of a video, their masks in every frame, and what is visible of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from zlib import compress, decompress
+
+import numpy as np
+from jaxtyping import Bool, Float, Real, UInt8
+
+from oclr_jax.video.resize import resize_mask
+
+
+@dataclass(frozen=True)
+class StoredMask:
+    """The mask of one object in one frame, compressed, so that long videos fit in memory."""
+
+    shape: tuple[int, int]
+    packed: bytes
+    score: float  # mean foreground probability inside the mask, 0 for an empty mask
+
+    @classmethod
+    def encode(
+        cls, mask: Bool[np.ndarray, "h w"], probability: Float[np.ndarray, "h w"]
+    ) -> "StoredMask":
+        """Compresses a mask; `probability` is the foreground probability it was made from."""
+        score = float(probability[mask].mean()) if mask.any() else 0.0
+        return cls(mask.shape, compress(np.packbits(mask)), score)
+
+    def decode(self) -> Bool[np.ndarray, "h w"]:
+        """Returns the mask."""
+        bits = np.frombuffer(decompress(self.packed), np.uint8)
+        return np.unpackbits(bits, count=prod(self.shape)).reshape(self.shape).astype(bool)
+
+
+@dataclass
+class Track:
+    """One object of a video. Masks are keyed by frame number and may have any resolution.
+
+    The flow model fills `amodal`. A refiner fills `modal`: there, an empty mask states that the
+    object is not visible. A frame without a modal mask shows the amodal mask less what is visible
+    in front of it.
+    """
+
+    id: int  # from 1, in order of appearance; refiners never change it
+    rank: int  # depth over the whole video, 0 in front
+    shot: int
+    amodal: dict[int, StoredMask] = field(default_factory=dict)  # empty masks are left out
+    modal: dict[int, StoredMask] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float:
+        """Mean of the amodal masks' scores, 0 for a track without amodal masks."""
+        return float(np.mean([mask.score for mask in self.amodal.values()] or [0.0]))
+
+    def frame_score(self, frame: int) -> float:
+        """Score of the modal mask if it is not empty, else of the amodal mask, else 0."""
+        stored = [masks[frame] for masks in (self.modal, self.amodal) if frame in masks]
+        return next((mask.score for mask in stored if mask.score > 0), 0.0)
+
+
+def frame_masks(
+    tracks: Sequence[Track], frame: int, height: int, width: int
+) -> tuple[UInt8[np.ndarray, "height width"], dict[int, Bool[np.ndarray, "height width"]]]:
+    """Composes one frame at the given size.
+
+    From front to back, every object takes the pixels of its modal mask, or else of its amodal mask,
+    that no object in front of it has taken.
+
+    Returns the id of the object that is visible at each pixel (0 for none), and the amodal masks
+    by id, empty ones left out.
+    """
+    ids, present = np.zeros((height, width), np.uint8), {}
+    for track in sorted(tracks, key=lambda track: track.rank):
+        amodal = modal = None
+        if frame in track.amodal:
+            amodal = modal = resize_mask(track.amodal[frame].decode(), height, width)
+            if amodal.any():
+                present[track.id] = amodal
+        if frame in track.modal:
+            modal = resize_mask(track.modal[frame].decode(), height, width)
+        if modal is not None:
+            ids[modal & (ids == 0)] = track.id
+    return ids, present
+
+
+def compose_modal(
+    amodal_front_to_back: Sequence[Bool[np.ndarray, "*t h w"]],
+) -> list[Bool[np.ndarray, "*t h w"]]:
+    """Visible parts of amodal masks given front to back: each loses what lies in front of it."""
+    modal, covered = [], None
+    for mask in amodal_front_to_back:
+        modal.append(mask.copy() if covered is None else mask & ~covered)
+        covered = mask.copy() if covered is None else covered | mask
+    return modal
+
+
+def modal_layers(
+    amodal: Bool[np.ndarray, "t h w k"], order: Real[np.ndarray, "k"]
+) -> Bool[np.ndarray, "t h w k"]:
+    """Visible parts of a window's layers, whose pseudo-depths are `order`, lowest in front."""
+    front_to_back = np.argsort(order, kind="stable")
+    modal = np.empty_like(amodal)
+    visible = compose_modal([amodal[..., layer] for layer in front_to_back])
+    modal[..., front_to_back] = np.stack(visible, axis=-1)
+    return modal
