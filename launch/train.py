@@ -25,8 +25,11 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from data_pipelines.builders.oclr_syn import OclrSyn, Rendering
-from data_pipelines.loaders.clips import Loader, dataset_directory, make_loader, make_online_loader
+from data_pipelines.loaders.batches import Loader
+from data_pipelines.loaders.clips import make_clip_loader
+from data_pipelines.loaders.online import make_online_loader
 from data_pipelines.loaders.pairs import make_pair_loader
+from data_pipelines.loaders.sequences import dataset_directory
 from data_pipelines.synthetic import open_sources
 from oclr_jax.errors import UserError
 from oclr_jax.flow.dis import DIS
@@ -87,7 +90,7 @@ def _open_clips(config: ConfigDict) -> tuple[Loader, Loader]:
         "process_count": jax.process_count(),
     }
     training = _open_training_clips(config, clips)
-    validation = make_loader(
+    validation = make_clip_loader(
         dataset_directory(config.data.dir, config.data.validation),
         "validation",
         batch_size=1,
@@ -109,8 +112,10 @@ def _open_training_clips(config: ConfigDict, clips: dict[str, Any]) -> Loader:
     }
     if not data.online:
         directory = dataset_directory(data.dir, data.train)
-        beside = tuple(data.beside)
-        return make_loader(directory, "train", train=True, beside=beside, **batches, **clips)
+        extra = tuple(data.beside)
+        return make_clip_loader(
+            directory, "train", train=True, extra_datasets=extra, **batches, **clips
+        )
     if data.beside:
         raise UserError("data.beside is for stored data; leave it empty with data.online.")
     rendered = {each.name: each for each in OclrSyn.BUILDER_CONFIGS}

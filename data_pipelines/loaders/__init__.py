@@ -1,1 +1,1 @@
-"""Loaders: stored or rendered sequences to training batches, with grain."""
+"""Loaders: training batches from stored or rendered sequences, with grain."""

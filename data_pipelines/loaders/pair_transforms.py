@@ -1,7 +1,7 @@
-"""Pairs of frames with the flow between them, and how training pairs are varied.
+"""Frame pairs with the flow between them, and their augmentation for training.
 
-As RAFT's training varies them (Teed and Deng, ECCV 2020, section 3.4 and supplement: photometric
-changes, random scale and stretch, occluded rectangles, crops), with sensor noise besides.
+The augmentation is RAFT's (Teed and Deng, ECCV 2020, section 3.4 and supplement: photometric
+changes, random scale and stretch, occluding rectangles, crops), plus sensor noise.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from oclr_jax.video.resize import resize_image
 
 
 class FramePair(TypedDict):
-    """Two frames and what moves between them.
+    """Two frames and the flow between them.
 
     first, second: RGB.
-    flow: of every pixel of `first`, (u, v) = (right, down) in pixels, to `second`.
+    flow: of every pixel of `first` to `second`, (u, v) = (right, down) in pixels.
     valid: where the flow is known.
     """
 
@@ -31,22 +31,22 @@ class FramePair(TypedDict):
 
 @dataclass(frozen=True)
 class PairAugmentation:
-    """How training pairs are varied; every range is drawn from evenly unless said otherwise."""
+    """Augmentation of training pairs; values are drawn uniformly unless stated otherwise."""
 
     brightness: float = 0.4  # largest relative change
     contrast: float = 0.4  # largest relative change
     saturation: float = 0.4  # largest relative change
-    hue: float = 0.16  # largest turn, in whole turns of the colour circle
-    own_colors: float = 0.2  # share of pairs whose frames are changed apart
-    noise: float = 5.0  # largest deviation of noise that each frame gets, in grey levels
-    scaled: float = 0.8  # share of pairs that are brought to another size
-    min_scale: float = 0.9  # smallest factor; drawn log-uniformly
-    max_scale: float = 1.6  # largest factor
-    stretch: float = 1.15  # largest further factor on one axis, or its inverse
-    flip_horizontal: float = 0.5  # share of pairs
-    flip_vertical: float = 0.1  # share of pairs
-    erased: float = 0.5  # share of pairs whose second frame is covered by rectangles in places
-    max_erased: float = 0.25  # longest side of such a rectangle, as a share of the frame's height
+    hue: float = 0.16  # largest rotation, as a fraction of the colour circle
+    asymmetric: float = 0.2  # probability that each frame gets its own change of colours
+    noise: float = 5.0  # largest standard deviation of the noise of a frame, in grey levels
+    scaled: float = 0.8  # probability of another scale
+    min_scale: float = 0.9  # smallest scale; log-uniform
+    max_scale: float = 1.6  # largest scale
+    stretch: float = 1.15  # largest additional factor on one axis, or its inverse
+    flip_horizontal: float = 0.5  # probability
+    flip_vertical: float = 0.1  # probability
+    erased: float = 0.5  # probability that rectangles cover parts of the second frame
+    max_erased: float = 0.25  # longest side of such a rectangle, as a fraction of frame height
 
 
 def augment_pair(
@@ -81,14 +81,14 @@ def augment_pair(
 
 
 def flip_pair(pair: FramePair, axis: int) -> FramePair:
-    """Upside down (axis 0) or left and right exchanged (axis 1); that component changes sign."""
+    """Mirrors top and bottom (axis 0) or left and right (axis 1), the flow with it."""
     sign = np.array([1, -1] if axis == 0 else [-1, 1], np.float32)
     flipped = {name: np.flip(value, axis) for name, value in pair.items()}
     return FramePair(**flipped | {"flow": flipped["flow"] * sign})
 
 
 def scale_pair(pair: FramePair, height: int, width: int) -> FramePair:
-    """Stretched to another size; flow is scaled with it, and unknown where a neighbour's is."""
+    """Resizes a pair, the flow with it; flow interpolated from unknown flow is unknown."""
     known = resize_image(pair["valid"].astype(np.float32), height, width)
     return FramePair(
         first=resize_image(np.ascontiguousarray(pair["first"]), height, width),
@@ -119,35 +119,35 @@ def _recolored(
     rng: np.random.Generator,
     settings: PairAugmentation,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]]:
-    """Both frames under another light, now and then each under its own."""
-    if rng.random() < settings.own_colors:
+    """Changes the colours of both frames in the same way, or of each in its own."""
+    if rng.random() < settings.asymmetric:
         return tuple(_with_colors(frame, _draw_colors(rng, settings)) for frame in (first, second))
     colors = _draw_colors(rng, settings)
     return _with_colors(first, colors), _with_colors(second, colors)
 
 
 def _draw_colors(rng: np.random.Generator, settings: PairAugmentation) -> np.ndarray:
-    """Factors of brightness, contrast and saturation, and the turn of the hue."""
-    reach = np.array([settings.brightness, settings.contrast, settings.saturation, settings.hue])
-    return rng.uniform(-reach, reach) + [1, 1, 1, 0]
+    """Factors of brightness, contrast and saturation, and the rotation of the hue."""
+    largest = np.array([settings.brightness, settings.contrast, settings.saturation, settings.hue])
+    return rng.uniform(-largest, largest) + [1, 1, 1, 0]
 
 
 def _with_colors(frame: UInt8[np.ndarray, "h w 3"], colors: np.ndarray) -> np.ndarray:
-    brightness, contrast, saturation, turn = colors.astype(np.float32)
+    brightness, contrast, saturation, hue = colors.astype(np.float32)
     values = frame.astype(np.float32) * brightness
     mean = values.mean()
     values = (values - mean) * contrast + mean
     grey = values @ np.array([0.299, 0.587, 0.114], np.float32)
     values = grey[..., None] + (values - grey[..., None]) * saturation
     hsv = cv2.cvtColor(np.clip(values, 0, 255) / np.float32(255), cv2.COLOR_RGB2HSV)
-    hsv[..., 0] = (hsv[..., 0] + 360 * turn) % 360
+    hsv[..., 0] = (hsv[..., 0] + 360 * hue) % 360
     return np.rint(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).clip(0, 255).astype(np.uint8)
 
 
 def _erased(
     frame: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, settings: PairAugmentation
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """One or two rectangles in the frame's mean colour: what lies there has no counterpart."""
+    """Fills one or two rectangles with the mean colour, so that what was there is occluded."""
     height, width = frame.shape[:2]
     covered = frame.copy()
     for _ in range(int(rng.integers(1, 3))):

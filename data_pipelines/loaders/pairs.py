@@ -5,12 +5,18 @@ from functools import partial
 
 import numpy as np
 
-from data_pipelines.loaders.clips import Loader, make_batches, open_sequences
+from data_pipelines.loaders.batches import Loader, make_batches
 from data_pipelines.loaders.pair_transforms import FramePair, PairAugmentation, augment_pair
+from data_pipelines.loaders.sequences import open_sequences
 from oclr_jax.errors import UserError
 
-_TRAINING = {"frames": "video/frames", "forward": "forward_flow", "backward": "backward_flow"}
-_VALIDATION = {
+# Fields of a stored example, by the names they have here.
+_TRAINING_FIELDS = {
+    "frames": "video/frames",
+    "forward": "forward_flow",
+    "backward": "backward_flow",
+}
+_VALIDATION_FIELDS = {
     "frames": "video/frames",
     "forward": "forward_flow",
     "estimated": "estimated_forward_flow",
@@ -30,46 +36,49 @@ def make_pair_loader(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Loader:
-    """Opens a split of a generated dataset as batches of pairs of neighbouring frames.
+    """Opens a split of a generated dataset as batches of neighbouring frames and their flow.
 
-    In training, each sequence of an epoch gives one pair, drawn from it in either direction of
-    time, varied and cropped; batches never end. Otherwise each sequence gives its first two frames,
-    as they are, and with them the flow that the data holds of DIS where DIS estimated it.
+    In training, each sequence of an epoch gives one random pair, in either direction of time,
+    augmented and cropped; batches never end. Otherwise each sequence gives its first two frames
+    without augmentation, and their DIS flow if the dataset's flow was estimated with DIS.
 
     Args:
-      directory: of a dataset whose flow is stored at the rendering resolution, as `flow_pairs` is.
+      directory: a dataset whose flow is stored at the rendering resolution, such as `flow_pairs`.
       crop: rows and columns of training pairs.
-      augmentation: how training pairs are varied (None: the defaults).
-      split, batch_size, train, seed, workers, process_index, process_count: as `make_loader`.
+      augmentation: of training pairs (None: the defaults).
+      split, batch_size, train, seed, workers, process_index, process_count: as
+        `make_clip_loader`.
 
     Returns:
       The loader; its batches are `oclr_jax.types.FlowBatch`.
 
     Raises:
-      UserError: no such dataset or split, it is broken, or its frames do not serve.
+      UserError: there is no such dataset or split, it is damaged, its flow is stored at another
+        resolution, or its frames are smaller than the crop.
     """
-    fields = _TRAINING if train else _VALIDATION
+    fields = _TRAINING_FIELDS if train else _VALIDATION_FIELDS
     sequences, settings = open_sequences(directory, split, fields)
     scene = settings["scene"]
     stored, rendered = ((scene[p + "height"], scene[p + "width"]) for p in ("", "render_"))
     if stored != rendered:
         raise UserError(
             f"The dataset {directory} has flow of {stored[0]}x{stored[1]} for frames of "
-            f"{rendered[0]}x{rendered[1]}; pairs need it at the same size, as in flow_pairs."
+            f"{rendered[0]}x{rendered[1]}; use one with both at the same size, such as flow_pairs."
         )
     if train and (crop is None or crop[0] > stored[0] or crop[1] > stored[1]):
         raise UserError(
-            f"A crop of {crop} does not fit into the frames of {directory}, {stored[0]}x"
-            f"{stored[1]}; choose a smaller one."
+            f"A crop of {crop} is larger than the frames of {directory}, {stored[0]}x{stored[1]}; "
+            "choose a smaller one."
         )
     if train:
-        make = partial(training_pair, crop=crop, augmentation=augmentation or PairAugmentation())
+        settings_of_pairs = {"crop": crop, "augmentation": augmentation or PairAugmentation()}
+        make_example = partial(training_pair, **settings_of_pairs)
     else:
-        make = partial(validation_pair, estimated=settings["flow"]["estimator"] == "dis")
+        make_example = partial(validation_pair, estimated=settings["flow"]["estimator"] == "dis")
     return make_batches(
         sequences,
         settings,
-        make,
+        make_example,
         train=train,
         batch_size=batch_size,
         seed=seed,
@@ -86,8 +95,8 @@ def training_pair(
     crop: tuple[int, int],
     augmentation: PairAugmentation,
 ) -> FramePair:
-    """A varied pair of neighbouring frames of a stored sequence, cropped to (rows, columns)."""
-    # The flow of the last frame to the next, and of the first to the one before, are made up.
+    """A random augmented pair of neighbouring frames, cropped to (rows, columns)."""
+    # The forward flow of the last frame and the backward flow of the first are not real.
     first = int(rng.integers(len(stored["frames"]) - 1))
     if rng.random() < 0.5:
         pair = _pair(stored, "forward", first, first + 1)
@@ -97,7 +106,7 @@ def training_pair(
 
 
 def validation_pair(stored: dict[str, np.ndarray], *, estimated: bool) -> dict[str, np.ndarray]:
-    """The first two frames of a stored sequence, with their estimated flow or without."""
+    """The first two frames of a sequence, with their estimated flow if `estimated`."""
     pair = dict(_pair(stored, "forward", 0, 1))
     if estimated:
         pair["estimated"] = stored["estimated"][0].astype(np.float32)

@@ -19,13 +19,9 @@ from absl import logging
 from data_pipelines.builders.examples import encode_sample
 from data_pipelines.builders.generation import generate_dataset
 from data_pipelines.builders.oclr_syn import OclrSynConfig, render_seen
-from data_pipelines.loaders.clips import (
-    Loader,
-    Sequences,
-    clip_fields,
-    dataset_directory,
-    make_loader,
-)
+from data_pipelines.loaders.batches import Loader
+from data_pipelines.loaders.clips import clip_fields, make_clip_loader
+from data_pipelines.loaders.sequences import Sequences, dataset_directory
 from data_pipelines.synthetic import SceneConfig
 from launch.speed.measure import write_json
 from oclr_jax.flow.dis import DIS
@@ -129,7 +125,7 @@ def _loading(directory: Path, options: argparse.Namespace) -> Iterator[_Row]:
     read = _cpu_seconds(sequences.__getitem__, min(len(sequences), 20))
     yield "read a sequence, median", 1e3 * statistics.median(read), "ms of a core"
     scene = SceneConfig()
-    loader = make_loader(
+    loader = make_clip_loader(
         directory,
         "train",
         frames=scene.frames,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from data_pipelines.loaders.clip_transforms import (
     NO_AUGMENTATION,
     Augmentation,
-    Clip,
+    FlowClip,
     add_camera,
     augment,
     crop_zoom,
@@ -28,7 +28,7 @@ from data_pipelines.loaders.clip_transforms import (
 T, H, W, K = 4, 24, 32, 3
 
 
-def moving_squares(motions: list[tuple[int, int]]) -> Clip:
+def moving_squares(motions: list[tuple[int, int]]) -> FlowClip:
     """Squares that move by (u, v) whole pixels a frame over a resting background; front first."""
     flow = np.zeros((T, H, W, 4), np.float32)
     amodal = np.zeros((T, H, W, K), np.uint8)
@@ -42,15 +42,15 @@ def moving_squares(motions: list[tuple[int, int]]) -> Clip:
             modal[t, seen, k] = 1
             flow[t, seen] = u, v, -u, -v
             hidden |= seen
-    return Clip(flow=flow, amodal=amodal, modal=modal)
+    return FlowClip(flow=flow, amodal=amodal, modal=modal)
 
 
 @pytest.fixture
-def clip() -> Clip:
+def clip() -> FlowClip:
     return moving_squares([(2, 1), (-1, -2)])
 
 
-def assert_flow_carries_masks(clip: Clip) -> None:
+def assert_flow_carries_masks(clip: FlowClip) -> None:
     """Every amodal pixel of a frame, carried along its layer's flow, is one in the next frame."""
     for t in range(T - 1):
         for here, there, channels in ((t, t + 1, slice(0, 2)), (t + 1, t, slice(2, 4))):
@@ -61,7 +61,7 @@ def assert_flow_carries_masks(clip: Clip) -> None:
                 np.testing.assert_array_equal(moved, clip["amodal"][there, ..., k])
 
 
-def assert_equal(one: Clip, other: Clip) -> None:
+def assert_equal(one: FlowClip, other: FlowClip) -> None:
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
 
@@ -98,13 +98,13 @@ def test_scale_speed_scales_flow_alone(clip):
     np.testing.assert_array_equal(changed["amodal"], clip["amodal"])
 
 
-def affine_clip(height: int, width: int) -> Clip:
+def affine_clip(height: int, width: int) -> FlowClip:
     """Flow u = 0.1 x and v = 0.2 y about the upper left corner, in pixel centres."""
     y, x = np.mgrid[:height, :width] + 0.5
     flow = np.stack([0.1 * x, 0.2 * y, -0.1 * x, -0.2 * y], -1).astype(np.float32)
     masks = np.zeros((2, height, width, K), np.uint8)
     masks[:, height // 4 : height // 2, width // 4 : width // 2, 0] = 1
-    return Clip(flow=np.stack([flow, flow]), amodal=masks, modal=masks.copy())
+    return FlowClip(flow=np.stack([flow, flow]), amodal=masks, modal=masks.copy())
 
 
 def test_zoom_scales_flow_with_the_picture():
@@ -133,7 +133,7 @@ def test_resize_brings_flow_and_masks_to_another_grid(clip):
 def test_masks_are_taken_at_the_centres_of_the_new_pixels():
     masks = np.zeros((1, 9, 9, K), np.uint8)
     masks[:, 4, 7] = 1
-    clip = Clip(flow=np.zeros((1, 9, 9, 4), np.float32), amodal=masks, modal=masks)
+    clip = FlowClip(flow=np.zeros((1, 9, 9, 4), np.float32), amodal=masks, modal=masks)
     small = resize_clip(clip, 3, 3)["amodal"][0, ..., 0]
     assert np.argwhere(small).tolist() == [[1, 2]]
 
@@ -149,7 +149,7 @@ def test_resized_masks_are_masks_of_what_was_there(size, grid, seed):
     amodal = rng.integers(0, 2, (1, *size, K), dtype=np.uint8)
     modal = amodal * rng.integers(0, 2, amodal.shape, dtype=np.uint8)
     flow = np.ones((1, *size, 4), np.float32)
-    resized = resize_clip(Clip(flow=flow, amodal=amodal, modal=modal), *grid)
+    resized = resize_clip(FlowClip(flow=flow, amodal=amodal, modal=modal), *grid)
     assert (resized["modal"] <= resized["amodal"]).all()
     np.testing.assert_allclose(resized["flow"][..., 0], grid[1] / size[1], rtol=1e-5)
     np.testing.assert_allclose(resized["flow"][..., 1], grid[0] / size[0], rtol=1e-5)

@@ -10,18 +10,11 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipelines.builders.oclr_syn import Rendering
+from data_pipelines.loaders.batches import Loader
 from data_pipelines.loaders.clip_transforms import NO_AUGMENTATION
-from data_pipelines.loaders.clips import (
-    JoinedSequences,
-    Loader,
-    OnlineSequences,
-    Sequences,
-    clip_fields,
-    dataset_directory,
-    make_loader,
-    make_online_loader,
-    training_clip,
-)
+from data_pipelines.loaders.clips import clip_fields, make_clip_loader, training_clip
+from data_pipelines.loaders.online import OnlineSequences, make_online_loader
+from data_pipelines.loaders.sequences import JoinedSequences, Sequences, dataset_directory
 from oclr_jax.errors import UserError
 
 H, W, T = 32, 48, 4
@@ -30,7 +23,7 @@ SLICES = ("train[:2]", "train[2:3]", "train[3:]")
 
 def load(directory, split="train", **changes) -> Loader:
     arguments = {"frames": T, "batch_size": 2, "height": H, "width": W, "train": True, "seed": 3}
-    return make_loader(directory, split, **{**arguments, **changes})
+    return make_clip_loader(directory, split, **{**arguments, **changes})
 
 
 def assert_same(one, other) -> None:
@@ -253,9 +246,9 @@ def test_joined_sequences_are_those_of_each_in_a_row(tiny_directory):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_training_reads_the_datasets_beside_as_well(tiny_directory, tmp_path, workers):
+def test_training_reads_extra_datasets(tiny_directory, tmp_path, workers):
     older = _copy(tiny_directory, tmp_path / "older", data_version="1.0.0")
-    loader = load(tiny_directory, beside=(older,), workers=workers)
+    loader = load(tiny_directory, extra_datasets=(older,), workers=workers)
     own = load(tiny_directory).settings
     assert loader.settings == {**own, "data_version": f"{own['data_version']} and 1.0.0"}
     assert len(loader) == 6
@@ -271,13 +264,13 @@ def test_datasets_that_do_not_go_together_are_told(tiny_directory, tmp_path):
     flow = {"estimator": "raft", "height": 32, "width": 48}
     other = _copy(tiny_directory, tmp_path / "other", flow=flow)
     with pytest.raises(UserError, match="join datasets of one estimator"):
-        load(tiny_directory, beside=(other,))
+        load(tiny_directory, extra_datasets=(other,))
     scene = {**load(tiny_directory).settings["scene"], "frames": 3}
     short = _copy(tiny_directory, tmp_path / "short", scene=scene)
     with pytest.raises(UserError, match="short has sequences of 3 frames"):
-        load(tiny_directory, beside=(short,))
+        load(tiny_directory, extra_datasets=(short,))
     with pytest.raises(UserError, match="is not a dataset"):
-        load(tiny_directory, beside=(tmp_path,))
+        load(tiny_directory, extra_datasets=(tmp_path,))
 
 
 def _copy(directory, path, **metadata):
@@ -292,7 +285,7 @@ def test_dataset_directory_finds_the_newest_version(tmp_path):
     with pytest.raises(UserError, match=r"no dataset oclr_syn/tiny.*generate.py --config tiny"):
         dataset_directory(tmp_path, "tiny")
     (tmp_path / "oclr_syn" / "tiny" / "1.0.0.unfinished").mkdir(parents=True)
-    with pytest.raises(UserError, match="begun and not finished"):
+    with pytest.raises(UserError, match="generation was not finished"):
         dataset_directory(tmp_path, "tiny")
     for version in ("1.9.0", "1.10.0"):
         (tmp_path / "oclr_syn" / "tiny" / version).mkdir()
@@ -303,10 +296,10 @@ def test_dataset_directory_finds_the_newest_version(tmp_path):
     ("split", "changes", "words"),
     [
         ("train", {"frames": 7}, "sequences of 6 frames"),
-        ("train", {"frames": 0}, "ask for 1 to 6"),
-        ("train", {"gaps": (1, 2)}, r"not at all of \(1, 2\)"),
+        ("train", {"frames": 0}, "choose 1 to 6"),
+        ("train", {"gaps": (1, 2)}, r"not \(1, 2\)"),
         ("train", {"gaps": ()}, "gaps 1 and -1"),
-        ("train", {"stride": 0}, "stride of 1 or more"),
+        ("train", {"stride": 0}, "must be at least 1, not 0"),
         ("train", {"batch_size": 7}, "has 6 sequences, too few"),
         ("train", {"flow": "raft"}, "no raft flow; choose one of estimated, exact"),
         ("test", {}, "no split test; choose one of train, validation"),
@@ -326,14 +319,14 @@ def test_no_dataset_and_broken_dataset_are_told(tiny_directory, tmp_path):
     shard = min(broken.glob("*train.array_record*"))
     whole = bytearray(shard.read_bytes())
     shard.write_bytes(whole[:1000])
-    with pytest.raises(UserError, match="is broken: the files of train"):
+    with pytest.raises(UserError, match="is damaged: files of the split train"):
         load(broken)
     shard.unlink()
-    with pytest.raises(UserError, match="is broken: the files of train"):
+    with pytest.raises(UserError, match="is damaged: files of the split train"):
         load(broken)
     whole[30_000] ^= 1
     shard.write_bytes(whole)
-    with pytest.raises(UserError, match=r"is broken: sequence [01] of train"):
+    with pytest.raises(UserError, match=r"is damaged: sequence [01] of train"):
         list(load(broken, train=False))
 
 
@@ -379,7 +372,7 @@ def test_online_sequences_are_what_would_be_stored_and_never_end(recipe):
     [
         ({"frames": 7}, "sequences of 6 frames"),
         ({"gaps": (2,)}, "gaps 1 and -1"),
-        ({"stride": 0}, "stride of 1 or more"),
+        ({"stride": 0}, "must be at least 1, not 0"),
         ({"flow": "raft"}, "no raft flow"),
     ],
 )

@@ -96,8 +96,8 @@ def test_colors_change_and_flow_does_not(seed):
 def test_frames_share_their_light_unless_it_is_their_own():
     pair = turned_pair()
     pair["second"] = pair["first"]
-    same = dataclasses.replace(COLORLESS, brightness=0.4, own_colors=0.0)
-    apart = dataclasses.replace(COLORLESS, brightness=0.4, own_colors=1.0)
+    same = dataclasses.replace(COLORLESS, brightness=0.4, asymmetric=0.0)
+    apart = dataclasses.replace(COLORLESS, brightness=0.4, asymmetric=1.0)
     for changes, equal in ((same, True), (apart, False)):
         varied = augment_pair(pair, np.random.default_rng(0), (96, 128), changes)
         assert (varied["first"] == varied["second"]).all() == equal

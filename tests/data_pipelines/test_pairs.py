@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.builders.generation import generate_dataset
 from data_pipelines.builders.oclr_syn import OclrSyn
-from data_pipelines.loaders.clips import Loader
+from data_pipelines.loaders.batches import Loader
 from data_pipelines.loaders.pair_transforms import PairAugmentation
 from data_pipelines.loaders.pairs import make_pair_loader, training_pair
 from oclr_jax.errors import UserError
@@ -111,9 +111,9 @@ def test_each_process_reads_its_part_of_the_batch(directory):
 
 
 def test_what_cannot_be_loaded_is_told(directory, tiny_directory):
-    with pytest.raises(UserError, match="flow of 32x48 for frames of 64x96; .* as in flow_pairs"):
+    with pytest.raises(UserError, match="flow of 32x48 for frames of 64x96; .* such as flow_pairs"):
         load(tiny_directory)
-    with pytest.raises(UserError, match=r"crop of \(72, 64\) does not fit"):
+    with pytest.raises(UserError, match=r"crop of \(72, 64\) is larger"):
         load(directory, crop=(72, 64))
     with pytest.raises(UserError, match="has 6 sequences, too few"):
         load(directory, batch_size=7)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipelines.builders.released import import_released
-from data_pipelines.loaders.clips import make_loader
+from data_pipelines.loaders.clips import make_clip_loader
 from oclr_jax.errors import UserError
 from oclr_jax.flow.flo import write_flo
 from oclr_jax.video.png import write_png
@@ -61,11 +61,11 @@ def test_examples_are_as_our_own(published, tmp_path, tiny_directory):
 def test_it_loads_and_has_no_exact_flow(published, tmp_path):
     directory, _ = import_released(published, tmp_path, "released_train", "train", quiet=True)
     options = {"frames": 3, "batch_size": 2, "height": 32, "width": 56, "train": True}
-    batch = make_loader(directory, "train", **options)[0]
+    batch = make_clip_loader(directory, "train", **options)[0]
     assert np.isfinite(batch["flow"]).all()
     assert batch["flow"].shape == (2, 3, 32, 56, 4)
     with pytest.raises(UserError, match="no exact flow"):
-        make_loader(directory, "train", flow="exact", **options)
+        make_clip_loader(directory, "train", flow="exact", **options)
 
 
 def test_what_does_not_fit_is_told(published, tmp_path):
