@@ -6,8 +6,9 @@ from math import prod
 from zlib import compress, decompress
 
 import numpy as np
-from jaxtyping import Bool, Float, Real, UInt8
+from jaxtyping import Bool, Float, Float32, Real, UInt8
 
+from oclr_jax.storage import ArrayFile, StoredArray
 from oclr_jax.video.resize import resize_mask
 
 
@@ -33,13 +34,30 @@ class StoredMask:
         return np.unpackbits(bits, count=prod(self.shape)).reshape(self.shape).astype(bool)
 
 
+@dataclass(frozen=True)
+class StoredProbability:
+    """The foreground probability of one object in one frame, in 256 steps, in a temporary file."""
+
+    levels: StoredArray
+
+    @classmethod
+    def encode(cls, probability: Float[np.ndarray, "h w"], file: ArrayFile) -> "StoredProbability":
+        """Stores probabilities in 0..1; those above 0.5 stay above it, the others below."""
+        levels = np.clip(np.ceil(probability * 256) - 1, 0, 255).astype(np.uint8)
+        return cls(file.append(levels))
+
+    def decode(self) -> Float32[np.ndarray, "h w"]:
+        """Returns the probabilities, each within 1/512 of what was stored."""
+        return (self.levels.read() + np.float32(0.5)) / np.float32(256)
+
+
 @dataclass
 class Track:
     """One object of a video. Masks are keyed by frame number and may have any resolution.
 
-    The flow model fills `amodal`. A refiner fills `modal`: there, an empty mask states that the
-    object is not visible. A frame without a modal mask shows the amodal mask less what is visible
-    in front of it.
+    The flow model fills `amodal`, and `amodal_probability` if refiners follow. A refiner fills
+    `modal` and `modal_probability`. An empty modal mask states that the object is not visible; a
+    frame without a modal mask shows the amodal mask less what is visible in front of it.
     """
 
     id: int  # from 1, in order of appearance; refiners never change it
@@ -47,6 +65,9 @@ class Track:
     shot: int
     amodal: dict[int, StoredMask] = field(default_factory=dict)  # empty masks are left out
     modal: dict[int, StoredMask] = field(default_factory=dict)
+    # In every frame of the windows in which the object was found, also where its mask is empty.
+    amodal_probability: dict[int, StoredProbability] = field(default_factory=dict)
+    modal_probability: dict[int, StoredProbability] = field(default_factory=dict)
 
     @property
     def score(self) -> float:

@@ -18,7 +18,7 @@ CODE = ("oclr_jax", "data_pipelines", "configs", "launch")
 # The rooms of oclr_jax, from the ground up. A room imports itself and the floors below it.
 FLOORS = (
     {"types", "errors"},
-    {"files"},
+    {"files", "storage"},
     {"ops", "video"},
     {"models", "tracks"},
     {"weights", "datasets"},
@@ -39,7 +39,7 @@ ALSO_ALLOWED = {
     "configs": set(),
 }
 NO_JAX = {*ALSO_ALLOWED, "oclr_jax.types", "oclr_jax.errors", "oclr_jax.files"}
-NO_JAX |= {f"oclr_jax.{room}" for room in ("flow", "video", "tracks", "results", "show")}
+NO_JAX |= {f"oclr_jax.{room}" for room in ("flow", "video", "storage", "tracks", "results", "show")}
 NO_JAX |= {"oclr_jax.datasets"}
 # Inside a room that is otherwise free of jax.
 WITH_JAX = {"oclr_jax.flow.raft", "oclr_jax.flow.to_folder"}

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oclr_jax.tracks import StoredMask, Track, compose_modal, frame_masks, modal_layers
+from oclr_jax.storage import ArrayFile
+from oclr_jax.tracks import (
+    StoredMask,
+    StoredProbability,
+    Track,
+    compose_modal,
+    frame_masks,
+    modal_layers,
+)
 
 
 def stored(rows: str, probability: float = 0.9) -> StoredMask:
@@ -87,3 +95,11 @@ def test_the_score_of_a_frame_is_that_of_the_mask_that_is_shown():
     assert scores == pytest.approx([0.8, 0.6, 0.8, 0.7, 0.0])
     assert track.score == pytest.approx(0.8)
     assert Track(1, 0, 0).score == 0
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=9))
+def test_stored_probabilities_keep_their_side_of_one_half(values):
+    probability = np.array([values + [0.5, np.nextafter(np.float32(0.5), 1)]], np.float32)
+    found = StoredProbability.encode(probability, ArrayFile()).decode()
+    assert np.array_equal(found > 0.5, probability > 0.5)
+    np.testing.assert_allclose(found, probability, atol=1 / 512)

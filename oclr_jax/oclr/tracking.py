@@ -2,14 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from oclr_jax.ops.metrics import assign, jaccard
-from oclr_jax.tracks import StoredMask, Track, compose_modal, modal_layers
+from oclr_jax.storage import ArrayFile
+from oclr_jax.tracks import StoredMask, StoredProbability, Track, compose_modal, modal_layers
 
 # Two layers of neighbouring windows are one object where their amodal masks agree this well, as the
 # mean IoU over the frames that the windows share.
@@ -32,7 +33,9 @@ class WindowLayers:
     order: Float[np.ndarray, "k"]  # pseudo-depth, lowest in front
 
 
-def link_windows(windows: Iterable[WindowLayers]) -> list[Track]:
+def link_windows(
+    windows: Iterable[WindowLayers], probabilities: ArrayFile | None = None
+) -> list[Track]:
     """Joins the layers of overlapping windows into objects; one window is held at a time.
 
     Layers of neighbouring windows of one shot are matched on the mean IoU of their amodal and of
@@ -43,6 +46,7 @@ def link_windows(windows: Iterable[WindowLayers]) -> list[Track]:
     that each mask was seen with frames on both sides. Each pair's depth order is voted on by all
     windows, and the whole video gets one order, front to back. Objects that are hardly ever seen
     or that the model is not sure of are dropped; at most MAX_OBJECTS stay, the largest.
+    The tracks' probabilities are stored in the file `probabilities`, if there is one.
     """
     tracks: list[Track] = []
     votes: dict[tuple[int, int], float] = defaultdict(float)
@@ -58,7 +62,8 @@ def link_windows(windows: Iterable[WindowLayers]) -> list[Track]:
             for id in filter(None, ids):
                 for frame in range(first, window.start + shared):
                     tracks[id - 1].amodal.pop(frame, None)
-        ids = _store(tracks, window, partners, first)
+                    tracks[id - 1].amodal_probability.pop(frame, None)
+        ids = _store(tracks, window, partners, first, probabilities)
         _vote(votes, ids, window)
         previous = window
     return _finish([track for track in tracks if track.amodal], votes)
@@ -93,7 +98,11 @@ def _agreement(
 
 
 def _store(
-    tracks: list[Track], window: WindowLayers, partners: list[int | None], first: int
+    tracks: list[Track],
+    window: WindowLayers,
+    partners: list[int | None],
+    first: int,
+    probabilities: ArrayFile | None,
 ) -> list[int | None]:
     """Adds the window's masks from frame `first` on to their tracks; returns each layer's id."""
     ids: list[int | None] = []
@@ -111,6 +120,11 @@ def _store(
             if mask.any():
                 stored = StoredMask.encode(mask, probability[frame - window.start])
                 tracks[id - 1].amodal[frame] = stored
+            if probabilities is not None:
+                soft = probability[frame - window.start]
+                tracks[id - 1].amodal_probability[frame] = StoredProbability.encode(
+                    soft, probabilities
+                )
         ids.append(id)
     return ids
 
@@ -163,9 +177,7 @@ def _finish(tracks: list[Track], votes: dict[tuple[int, int], float]) -> list[Tr
     rank = {id: i for i, id in enumerate(i for i in order if i in {t.id for t in kept})}
     kept.sort(key=lambda track: (min(track.amodal), track.id))
     return [
-        Track(
-            id=new, rank=rank[track.id], shot=track.shot, amodal=dict(sorted(track.amodal.items()))
-        )
+        replace(track, id=new, rank=rank[track.id], amodal=dict(sorted(track.amodal.items())))
         for new, track in enumerate(kept, start=1)
     ]
 

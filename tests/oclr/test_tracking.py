@@ -1,5 +1,6 @@
 """Objects keep their ids and depth over windows, shots and the whole video."""
 
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from oclr_jax.oclr.tracking import (
     depth_order,
     link_windows,
 )
+from oclr_jax.storage import ArrayFile
 from oclr_jax.tracks import Track
 
 H, W, T = 24, 40, 4
@@ -165,16 +167,36 @@ def test_ids_fit_eight_bits_and_the_largest_stay():
 
 
 def test_windows_are_taken_one_by_one():
-    """Linking asks for a window only when it is done with the one before."""
-    alive = []
+    """Linking holds at most two windows: the one at hand and the one before."""
+    made, most_alive = [], 0
 
     def windows():
+        nonlocal most_alive
         for i in range(6):
-            alive.append(i)
-            yield window(2 * i, [[box(2 * i + j, 2) for j in range(T)]])
+            now = window(2 * i, [[box(2 * i + j, 2) for j in range(T)]])
+            made.append(weakref.ref(now.probability))
+            most_alive = max(most_alive, sum(held() is not None for held in made))
+            yield now
 
     (track,) = link_windows(windows())
-    assert len(track.amodal) == 14 and len(alive) == 6
+    assert len(track.amodal) == 14 and len(made) == 6
+    # This generator itself still holds the window that it gave last.
+    assert most_alive <= 3
+
+
+def test_probabilities_are_those_of_the_masks():
+    """Stored of every frame in which the layer was asked for, also where its mask is empty."""
+    shared = box(4, 2)
+    early, late = [box(2, 2), box(3, 2), shared, NOTHING], [shared, NOTHING, box(6, 2), NOTHING]
+    windows = [window(0, [early], sure=0.75), window(2, [late], sure=0.875)]
+    (track,) = link_windows(windows, ArrayFile())
+    assert list(track.amodal_probability) == list(range(6))
+    for frame, stored in track.amodal_probability.items():
+        mask = track.amodal[frame].decode() if frame in track.amodal else NOTHING
+        sure = 0.75 if frame < 3 else 0.875
+        np.testing.assert_allclose(stored.decode(), np.where(mask, sure, 0.05), atol=1 / 512)
+    (track,) = link_windows(windows)
+    assert not track.amodal_probability
 
 
 @given(st.permutations(range(6)), st.data())
