@@ -1,4 +1,4 @@
-"""Builds a benchmark as a TFDS dataset, with estimated flow: `launch/build_benchmark.py --help`."""
+"""Builds a benchmark as a TFDS dataset that includes estimated optical flow."""
 
 import argparse
 import sys
@@ -12,15 +12,22 @@ import tensorflow_datasets as tfds
 from data_pipelines.builders.benchmarks import BUILDERS
 from oclr_jax.datasets.benchmarks import BENCHMARKS
 from oclr_jax.errors import UserError
-from oclr_jax.flow import make_estimator
+from oclr_jax.flow.source import GRAMMAR, open_estimator
 
 
 def build(
-    name: str, manual_dir: Path, data_dir: Path, gap: int | None, estimator: str, preset: str
+    name: str, manual_dir: Path, data_dir: Path, gap: int | None = None, flow: str = "dis"
 ) -> Path:
-    """Builds `data_dir/<name>/gap<gap>/<version>`, unless it is there; returns that directory.
+    """Builds `data_dir/<name>/gap<gap>/<version>`, unless it exists; returns that directory.
 
-    Raises UserError for files that are not laid out as the dataset's authors have them.
+    Args:
+      manual_dir: the dataset as its authors distribute it.
+      gap: of the flow, in frames; None for that of the papers.
+      flow: option of `oclr_jax.flow.source`.
+
+    Raises:
+      UserError: for a wrong gap or estimator, and for files that are not laid out as by the
+        dataset's authors.
     """
     gap = gap or BENCHMARKS[name].gaps[0]
     if gap not in BENCHMARKS[name].gaps:
@@ -28,10 +35,8 @@ def build(
         raise UserError(f"{BENCHMARKS[name].title} is scored with flow at gap {known}, not {gap}.")
     if not manual_dir.is_dir():
         raise UserError(f"The folder {manual_dir} does not exist; put the dataset there.")
-    settings = {"estimator": estimator, "preset": preset}
-    builder = BUILDERS[name](
-        data_dir=data_dir, config=f"gap{gap}", estimator=make_estimator(settings)
-    )
+    estimator = open_estimator(flow)
+    builder = BUILDERS[name](data_dir=data_dir, config=f"gap{gap}", estimator=estimator)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     download = tfds.download.DownloadConfig(manual_dir=manual_dir)
@@ -43,23 +48,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; 0 done, 2 bad input."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", choices=tuple(BUILDERS), required=True)
-    parser.add_argument("--manual_dir", type=Path, required=True, help="folder of the original")
+    parser.add_argument(
+        "--manual_dir", type=Path, required=True, help="the dataset as its authors distribute it"
+    )
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where to build")
     parser.add_argument("--gap", type=int, help="of the flow (default: that of the papers)")
-    parser.add_argument("--estimator", default="dis", help="of the flow")
-    parser.add_argument("--preset", default="fine", help="of the estimator: cost against detail")
+    parser.add_argument(
+        "--flow", metavar="ESTIMATOR", default="dis", help=f"{GRAMMAR} (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
+    data = options.dataset, options.manual_dir, options.data_dir
     try:
-        print(
-            build(
-                options.dataset,
-                options.manual_dir,
-                options.data_dir,
-                options.gap,
-                options.estimator,
-                options.preset,
-            )
-        )
+        print(build(*data, options.gap, options.flow))
     except UserError as error:
         print(f"build_benchmark: {error}", file=sys.stderr)
         return 2

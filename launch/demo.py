@@ -14,7 +14,7 @@ from jaxtyping import Bool, UInt8
 
 from data_pipelines.synthetic import Sample, SceneConfig, render, sample_scene
 from oclr_jax import cli
-from oclr_jax.flow import make_estimator
+from oclr_jax.flow import from_settings
 from oclr_jax.ops.metrics import assign, jaccard
 from oclr_jax.results import SegmentationRecord
 from oclr_jax.show.contact_sheet import contact_sheet
@@ -126,7 +126,7 @@ def draw_sheet(
     stems = [source.stem(frame) for frame in chosen]
     return contact_sheet(
         first,
-        make_estimator(record["settings"]["flow"])(first, second),
+        from_settings(record["settings"]["flow"])(first, second),
         read_modal(output, stems),
         read_amodal(output, record, stems),
         [entry["id"] for entry in record["objects"]],

@@ -14,10 +14,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_pipelines.builders.generation import generate_dataset
-from data_pipelines.builders.oclr_syn import OclrSyn, OclrSynConfig
+from data_pipelines.builders.oclr_syn import OclrSyn
 from data_pipelines.synthetic import Sources, open_sources
 from oclr_jax.errors import UserError
-from oclr_jax.flow.dis import DIS, DIS_PRESETS, PairEstimator
+from oclr_jax.flow.source import GRAMMAR, open_estimator
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,12 +28,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data_dir", required=True, help="TFDS data directory to render into")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument(
-        "--preset",
-        choices=DIS_PRESETS,
-        default=DIS.preset,
-        help="of DIS flow (default: %(default)s)",
-    )
     parser.add_argument("--images", help="folder of jpg or png files: textures")
     parser.add_argument(
         "--silhouettes", help="folder of annotations as DAVIS or YouTube-VOS has them: shapes"
@@ -41,9 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--videos", help="folder of video files or of folders of frames")
     parser.add_argument(
         "--flow",
-        metavar="dis|raft:FILE",
+        metavar="ESTIMATOR",
         default="dis",
-        help="what estimates flow; RAFT on a GPU wants --processes 1 (default: %(default)s)",
+        help=f"{GRAMMAR}; with RAFT on a GPU use --processes 1 (default: %(default)s)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
@@ -51,7 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         sources = open_sources(options.images, options.silhouettes, options.videos)
         _name_broken_files(sources)
-        estimator = _estimator(options, config)
+        # Flow is estimated at the resolution of the rendered frames.
+        height, width = config.scene.render_height, config.scene.render_width
+        own_size = {"dis": {"height": height, "width": width}, "raft": {"rows": None}}
+        estimator = open_estimator(options.flow, own_size)
         directory, rendered = generate_dataset(
             config,
             options.data_dir,
@@ -80,18 +77,6 @@ def _name_broken_files(sources: Sources) -> None:
             names = ", ".join(folder.broken[:10]) + (", ..." if len(folder.broken) > 10 else "")
             count = f"{len(folder.broken)} of {len(folder.broken) + len(folder.files)}"
             print(f"{folder.path}: {count} files are broken, left out: {names}", file=sys.stderr)
-
-
-def _estimator(options: argparse.Namespace, config: OclrSynConfig) -> PairEstimator:
-    """Flow is estimated at the resolution of the rendered frames."""
-    if options.flow.startswith("raft:"):
-        # Here, because the rendering processes import this file, and without RAFT need no jax.
-        from oclr_jax.flow.raft import open_raft
-
-        return open_raft(options.flow.removeprefix("raft:"), rows=None)
-    if options.flow != "dis":
-        raise UserError(f"There is no flow estimator {options.flow!r}; use dis or raft:FILE.")
-    return DIS(config.scene.render_height, config.scene.render_width, options.preset)
 
 
 if __name__ == "__main__":

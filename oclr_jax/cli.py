@@ -9,6 +9,8 @@ import oclr_jax
 from oclr_jax.datasets.benchmarks import BENCHMARKS, PROTOCOLS, SYNTHETIC
 from oclr_jax.errors import UserError
 
+# As `flow.source` takes them; not imported from there, so that the help does not load OpenCV.
+_ESTIMATORS = "dis[:PRESET], raft[:WEIGHTS] or raft-small[:WEIGHTS]"
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -85,8 +87,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="NAME|FILE", help="default: those of the package")
     parser.add_argument(
         "--flow",
-        metavar="dis|raft:FILE|FOLDER",
-        help="flow estimator, RAFT with its weights, or folder of flow files (default: weights')",
+        metavar="ESTIMATOR|FOLDER",
+        help=f"{_ESTIMATORS}, or a folder of flow files (default: the estimator of the weights)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -97,15 +99,11 @@ def _add_flow(commands) -> None:
     parser.add_argument("input", metavar="INPUT", help="video file or folder of jpg or png frames")
     parser.add_argument("output", metavar="OUTPUT", help="folder for Flows_gap1, Flows_gap-1, ...")
     parser.add_argument(
-        "--estimator",
-        choices=("dis", "raft", "raft-small"),
+        "--flow",
+        metavar="ESTIMATOR",
         default="dis",
-        help="DIS needs no weights, RAFT is better (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--weights",
-        metavar="FILE|NAME",
-        help="of RAFT: safetensors or released .pth, or its name in the cache folder",
+        help=f"{_ESTIMATORS}; weights are a safetensors or released .pth file, or its name in the "
+        "cache folder (default: %(default)s)",
     )
     parser.add_argument(
         "--gaps", metavar="GAPS", default="1,-1", help="in frames, with commas (%(default)s)"
@@ -175,7 +173,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _flow(options: argparse.Namespace) -> None:
-    from oclr_jax.flow.to_folder import choose_estimator, flow_to_folder
+    from oclr_jax.flow.source import open_estimator
+    from oclr_jax.flow.to_folder import flow_to_folder
 
     # A negative number first, `--gaps -1,1`, would be taken for an option: `--gaps=-1,1` is not.
     try:
@@ -185,7 +184,7 @@ def _flow(options: argparse.Namespace) -> None:
     checks = flow_to_folder(
         options.input,
         options.output,
-        choose_estimator(options.estimator, options.weights),
+        open_estimator(options.flow, {"raft": {"rows": None}}),  # frames keep their own size
         gaps,
         format=options.format,
         color=options.color,

@@ -15,16 +15,13 @@ from jaxtyping import Bool, Float32, UInt8
 
 import oclr_jax
 from oclr_jax.files import check_output, staged_output
-from oclr_jax.flow import FlowFolder, PairEstimator
+from oclr_jax.flow import FlowEstimator, FlowFolder, FrameFlow, open_source, stream_flow
 from oclr_jax.oclr.predict import (
     STILL_FLOW,
-    FrameFlow,
     Segmenter,
     find_tracks,
     load_segmenter,
-    open_source,
     overlap_of,
-    stream_flow,
 )
 from oclr_jax.oclr.tracking import MIN_AREA, MIN_LINK_IOU, MIN_SCORE
 from oclr_jax.results import (
@@ -75,12 +72,12 @@ def segment_video(
     """
     segmenter = load_segmenter(weights)
     clip = open_clip(frames_or_path, quiet)
-    source = open_source(flow, segmenter.info, clip)
     model = segmenter.info.model
+    source = open_source(flow, segmenter.info.flow, clip, model.gaps)
     fields = np.zeros((clip.count, model.height, model.width, 2 * len(model.gaps)), np.float32)
 
     def remembered() -> Iterator[FrameFlow]:
-        for flow in stream_flow(clip, source, model):
+        for flow in stream_flow(clip, source, model.gaps, (model.height, model.width)):
             fields[flow.frame] = flow.flow
             yield flow
 
@@ -120,8 +117,9 @@ def segment_to_folder(
     check_output(output, RESULT_NAMES, overwrite)
     segmenter = load_segmenter(weights)
     clip = open_clip(input, quiet)
-    source = open_source(flow, segmenter.info, clip)
-    flows = stream_flow(clip, source, segmenter.info.model)
+    model = segmenter.info.model
+    source = open_source(flow, segmenter.info.flow, clip, model.gaps)
+    flows = stream_flow(clip, source, model.gaps, (model.height, model.width))
     tracks, moves = find_tracks(segmenter, progress(flows, "segmenting", clip.count, quiet))
     with staged_output(output, RESULT_NAMES) as folder, ThreadPoolExecutor(_WRITERS) as writers:
         for part in ("masks", "amodal"):
@@ -175,7 +173,7 @@ def _frame_entries(
 def _record(
     segmenter: Segmenter,
     clip: Clip,
-    source: PairEstimator | FlowFolder,
+    source: FlowEstimator | FlowFolder,
     tracks: list[Track],
     entries: list[dict[int, FrameEntry]],
     moves: bool,

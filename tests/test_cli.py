@@ -174,7 +174,7 @@ def test_a_bad_flow_folder(capsys, tmp_path, clip, weights, make, says):
 
 def test_an_unknown_estimator(capsys, tmp_path, clip, weights):
     arguments = ("segment", clip, tmp_path / "out", "--weights", weights, "--flow", "magic")
-    assert "no flow estimator and no flow folder 'magic'" in refused(capsys, tmp_path, *arguments)
+    assert "The flow folder 'magic' does not exist" in refused(capsys, tmp_path, *arguments)
 
 
 def test_bad_weights(capsys, tmp_path, clip, weights):

@@ -42,7 +42,7 @@ NO_JAX = {*ALSO_ALLOWED, "oclr_jax.types", "oclr_jax.errors", "oclr_jax.files"}
 NO_JAX |= {f"oclr_jax.{room}" for room in ("flow", "video", "storage", "tracks", "results", "show")}
 NO_JAX |= {"oclr_jax.datasets"}
 # Inside a room that is otherwise free of jax.
-WITH_JAX = {"oclr_jax.flow.raft", "oclr_jax.flow.to_folder"}
+WITH_JAX = {"oclr_jax.flow.raft"}
 FLAX = {"oclr_jax.models", "oclr_jax.train"}
 
 

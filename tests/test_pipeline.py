@@ -16,7 +16,7 @@ from pycocotools import mask as coco
 import oclr_jax
 from oclr_jax import pipeline
 from oclr_jax.errors import UserError
-from oclr_jax.flow import gap_flows, make_estimator, resize_flow, write_flo
+from oclr_jax.flow import from_settings, gap_flows, resize_flow, stream_flow, write_flo
 from oclr_jax.models.oclr import OCLR
 from oclr_jax.oclr import predict
 from oclr_jax.ops.layering import overlap_order
@@ -130,9 +130,9 @@ def test_a_shot_of_one_frame_is_passed_over():
 
 def test_streamed_flow_is_that_of_the_whole_clip():
     frames = moving_clip(5)
-    estimator = make_estimator(INFO.flow)
+    estimator = from_settings(INFO.flow)
     clip = open_clip(frames)
-    streamed = list(predict.stream_flow(clip, estimator, INFO.model))
+    streamed = list(stream_flow(clip, estimator, (1, -1), (32, 48)))
     assert [flow.frame for flow in streamed] == [0, 1, 2, 3, 4]
     whole = resize_flow(gap_flows(frames, (1, -1), estimator), 32, 48)
     assert np.array_equal(np.stack([flow.flow for flow in streamed]), whole)
@@ -140,9 +140,9 @@ def test_streamed_flow_is_that_of_the_whole_clip():
 
 def test_flow_does_not_cross_a_cut():
     first, second = moving_clip(4), 255 - moving_clip(4, seed=10)
-    estimator = make_estimator(INFO.flow)
+    estimator = from_settings(INFO.flow)
     clip = open_clip(np.concatenate([first, second]))
-    streamed = [flow.flow for flow in predict.stream_flow(clip, estimator, INFO.model)]
+    streamed = [flow.flow for flow in stream_flow(clip, estimator, (1, -1), (32, 48))]
     for part, video in ((streamed[:4], first), (streamed[4:], second)):
         assert np.array_equal(part, resize_flow(gap_flows(video, (1, -1), estimator), 32, 48))
 
@@ -151,7 +151,7 @@ def test_a_folder_of_flow_gives_what_the_estimator_gives(tmp_path):
     """Also at a cut, which the folder's flow crosses."""
     frames = np.concatenate([moving_clip(8), 255 - moving_clip(4, seed=10)])
     for gap in (1, -1):
-        flows = gap_flows(frames, (gap, -gap), make_estimator(INFO.flow))[..., :2]
+        flows = gap_flows(frames, (gap, -gap), from_settings(INFO.flow))[..., :2]
         for number, flow in enumerate(flows):
             if 0 <= number + gap < len(frames):
                 write_flo(tmp_path / f"Flows_gap{gap}" / f"{number:05d}.flo", flow)

@@ -16,7 +16,7 @@ from data_pipelines.builders.oclr_syn import FILE_FORMAT
 from oclr_jax.datasets.benchmarks import BENCHMARKS, Benchmark
 from oclr_jax.datasets.layouts import BenchmarkSequence, find_benchmark_sequences
 from oclr_jax.errors import UserError
-from oclr_jax.flow.dis import PairEstimator
+from oclr_jax.flow.estimator import FlowEstimator
 from oclr_jax.flow.gaps import stream_gap_flows
 
 
@@ -54,7 +54,7 @@ class _BenchmarkBuilder(tfds.core.GeneratorBasedBuilder):
     def __init__(
         self,
         *,
-        estimator: PairEstimator | None = None,
+        estimator: FlowEstimator | None = None,
         file_format: str = FILE_FORMAT,
         **kwargs: Any,
     ):
@@ -206,7 +206,7 @@ def benchmark_features() -> tfds.features.FeaturesDict:
 
 
 def encode_sequence(
-    sequence: BenchmarkSequence, estimator: PairEstimator, gap: int
+    sequence: BenchmarkSequence, estimator: FlowEstimator, gap: int
 ) -> dict[str, Any]:
     """A benchmark's sequence as an example of `benchmark_features`; its flow is estimated here.
 

@@ -9,7 +9,7 @@ from jaxtyping import Float16, Float32, UInt8
 
 from data_pipelines.synthetic import Sample, SceneConfig, SceneKind
 from data_pipelines.synthetic.scene import LAYERS
-from oclr_jax.flow.dis import PairEstimator
+from oclr_jax.flow.estimator import FlowEstimator
 from oclr_jax.flow.gaps import gap_flows
 from oclr_jax.flow.resize import resize_flow
 
@@ -109,7 +109,7 @@ def features(scene: SceneConfig) -> tfds.features.FeaturesDict:
 
 
 def encode_sample(
-    sample: Sample, kind: SceneKind, estimator: PairEstimator, name: str
+    sample: Sample, kind: SceneKind, estimator: FlowEstimator, name: str
 ) -> dict[str, Any]:
     """A rendered sample as an example of `features`, estimated flow included."""
     height, width = sample["forward_flow"].shape[1:3]

@@ -37,7 +37,7 @@ from data_pipelines.synthetic import SceneConfig, Sources
 from data_pipelines.synthetic.sources import PROCEDURAL
 from oclr_jax.errors import UserError
 from oclr_jax.files import replacing
-from oclr_jax.flow.dis import PairEstimator
+from oclr_jax.flow.estimator import FlowEstimator
 
 _SETTINGS = "metadata.json"  # TFDS's name; written first, it tells what unfinished files hold
 
@@ -62,7 +62,7 @@ class _Shard:
 def generate_dataset(
     config: OclrSynConfig,
     data_dir: str | os.PathLike,
-    estimator: PairEstimator,
+    estimator: FlowEstimator,
     seed: int = 0,
     processes: int = 1,
     quiet: bool = False,

@@ -32,7 +32,7 @@ from data_pipelines.synthetic import (
 from data_pipelines.synthetic.plan import BACKGROUNDS, scene_kind
 from data_pipelines.synthetic.sources import PROCEDURAL
 from oclr_jax.errors import UserError
-from oclr_jax.flow.dis import PairEstimator
+from oclr_jax.flow.estimator import FlowEstimator
 
 FILE_FORMAT = "array_record"  # TFDS's own default would need TensorFlow
 
@@ -80,7 +80,7 @@ class Rendering:
 
     config: OclrSynConfig  # what to render
     seed: int  # first seed of every sequence's generator
-    estimator: PairEstimator  # gives the estimated flow
+    estimator: FlowEstimator  # gives the estimated flow
     sources: Sources = PROCEDURAL  # what scenes are made of
 
     def settings(self) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class OclrSyn(tfds.core.ShardBasedBuilder):
     def __init__(
         self,
         *,
-        estimator: PairEstimator | None = None,
+        estimator: FlowEstimator | None = None,
         seed: int = 0,
         sources: Sources = PROCEDURAL,
         recipe: Recipe | None = None,
@@ -268,7 +268,7 @@ def render_seen(
     config: SceneConfig,
     kind: SceneKind,
     sources: Sources = PROCEDURAL,
-    footage_flow: PairEstimator | None = None,
+    footage_flow: FlowEstimator | None = None,
 ) -> Sample:
     """Renders a scene, drawn again until each object and the occluder is seen in some frame.
 

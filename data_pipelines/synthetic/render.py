@@ -18,7 +18,7 @@ from data_pipelines.synthetic.paint import (
 from data_pipelines.synthetic.scene import BACKGROUND, LAYERS, OCCLUDER, Footage, Part, Scene
 from data_pipelines.synthetic.sensor import expose
 from oclr_jax.errors import UserError
-from oclr_jax.flow.dis import PairEstimator
+from oclr_jax.flow.estimator import FlowEstimator
 from oclr_jax.flow.gaps import neighbour
 from oclr_jax.flow.resize import resize_flow
 
@@ -57,7 +57,7 @@ class Sample(TypedDict):
     stationary: Bool[np.ndarray, "t 3"]
 
 
-def render(scene: Scene, gap: int = 1, footage_flow: PairEstimator | None = None) -> Sample:
+def render(scene: Scene, gap: int = 1, footage_flow: FlowEstimator | None = None) -> Sample:
     """Renders every frame of a scene.
 
     Objects that leave the frame: amodal masks hold what lies inside the frame, hidden or not, and
@@ -139,7 +139,7 @@ def _flows(
     inverses: list,
     owner: np.ndarray,
     gap: int,
-    footage_flow: PairEstimator | None,
+    footage_flow: FlowEstimator | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flow [2 t h w 2] forward and backward, and what becomes of each surface [2 t h w]."""
     frames, height, width = owner.shape
@@ -175,7 +175,7 @@ def _flows(
 
 
 def _estimate_footage(
-    footage: Footage, gap: int, estimator: PairEstimator, flows: np.ndarray
+    footage: Footage, gap: int, estimator: FlowEstimator, flows: np.ndarray
 ) -> None:
     """The flow of a background video, everywhere, as if nothing were in front of it."""
     video, (height, width) = footage.frames, flows.shape[2:4]

@@ -26,7 +26,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from oclr_jax.errors import UserError
-from oclr_jax.flow import make_estimator, resize_flow
+from oclr_jax.flow import FlowEstimator, from_settings, resize_flow
 from oclr_jax.show.contact_sheet import contact_sheet
 from oclr_jax.show.dataset_page import write_dataset_page
 from oclr_jax.show.grid import evenly_spaced
@@ -134,7 +134,7 @@ def _of_dataset(source: Any, sequences: int, name: str) -> Values:
 def _of_videos(real: Path, metadata: dict[str, Any]) -> Values:
     """The same of real videos, whose flow the dataset's estimator gives."""
     values: Values = defaultdict(list)
-    estimator = make_estimator(dict(metadata["flow"]))
+    estimator = from_settings(dict(metadata["flow"]))
     height, width = metadata["scene"]["height"], metadata["scene"]["width"]
     for flow, mask in _real_pairs(real, estimator):
         flow = resize_flow(flow, height, width)
@@ -142,13 +142,13 @@ def _of_videos(real: Path, metadata: dict[str, Any]) -> Values:
     return values
 
 
-def _real_pairs(real: Path, estimator: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _real_pairs(real: Path, estimator: FlowEstimator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     images = real / "JPEGImages" / "480p"
     if not images.is_dir():
         raise UserError(f"There is no folder {images}; name one in the layout of DAVIS2016.")
-    size = (estimator.height, estimator.width)
     for folder in tqdm(sorted(images.iterdir()), "real videos", disable=None):
         video = open_video(folder)
+        size = estimator.working_size(video.height, video.width)
         frames = [resize_image(frame, *size) for frame in video]
         for t in range(0, len(frames) - 1, 3):
             ids = read_ids(real / "Annotations" / "480p" / folder.name / f"{video.stem(t)}.png")

@@ -20,14 +20,11 @@ from oclr_jax.datasets.layouts import BenchmarkSequence
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate.protocols import Prediction
 from oclr_jax.evaluate.truth import Truth
-from oclr_jax.flow import resize_flow
+from oclr_jax.flow import FrameFlow, open_source, resize_flow, stream_flow
 from oclr_jax.oclr.predict import (
-    FrameFlow,
     Segmenter,
     find_tracks,
-    open_source,
     predict_window,
-    stream_flow,
 )
 from oclr_jax.oclr.windows import frame_groups
 from oclr_jax.ops.metrics import present_ids
@@ -82,7 +79,8 @@ def _flows(
     start, stems = sequence.start, list(sequence.whole or sequence.stems)
     shots = [range(start, start + len(sequence.stems))]
     clip = Clip(sequence.folder, stems, height, width, FOLDER_FPS, shots, sequence.frames)
-    flows = stream_flow(clip, open_source(flow, segmenter.info, clip), model)
+    source = open_source(flow, segmenter.info.flow, clip, model.gaps)
+    flows = stream_flow(clip, source, model.gaps, (model.height, model.width))
     return [one._replace(frame=one.frame - start) for one in flows]
 
 

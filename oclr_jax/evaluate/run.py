@@ -26,7 +26,8 @@ from oclr_jax.evaluate.synthetic import find_synthetic, score_synthetic, summari
 from oclr_jax.evaluate.table import write_csv
 from oclr_jax.evaluate.truth import read_truth
 from oclr_jax.files import replacing
-from oclr_jax.oclr.predict import Segmenter, load_segmenter, open_estimator
+from oclr_jax.flow.source import model_estimator
+from oclr_jax.oclr.predict import Segmenter, load_segmenter
 from oclr_jax.show.evaluation_page import sequence_strip, write_evaluation_page
 from oclr_jax.video.clip import progress
 from oclr_jax.video.png import write_ids, write_png
@@ -210,7 +211,7 @@ def _settings(run: _Run, gap: int, stored: dict | None) -> dict[str, Any]:
     if segmenter:
         model = segmenter.info.model
         if stored is None:
-            estimator = open_estimator(run.flow, segmenter.info)
+            estimator = model_estimator(run.flow, segmenter.info.flow)
             stored = estimator.settings() if estimator else {"folder": os.fspath(run.flow)}
         values |= {
             "weights": segmenter.info.name,

@@ -1,4 +1,4 @@
-"""Flow of every frame of a clip at the wanted gaps, the clip's ends filled."""
+"""Flow of every frame of a clip at given gaps; at the clip's ends, from the opposite gap."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -6,14 +6,18 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from oclr_jax.errors import UserError
-from oclr_jax.flow.dis import PairEstimator
+from oclr_jax.flow.estimator import FlowEstimator
+from oclr_jax.video.resize import resize_image
 
 
 def neighbour(index: int, gap: int, count: int) -> tuple[int, int]:
-    """The frame to which flow is taken from frame `index` of `count` at `gap`, and the flow's sign.
+    """The target frame of the flow of frame `index` of `count` at `gap`, and the flow's sign.
 
-    Where frame index + gap does not exist, the other gap's flow of the same frame is negated: the
-    answer is (index - gap, -1). Raises UserError where neither exists, in a clip that is too short.
+    Where frame index + gap does not exist, the opposite gap's flow of the same frame is negated:
+    the result is (index - gap, -1).
+
+    Raises:
+      UserError: neither frame exists, because the clip is too short.
     """
     if 0 <= index + gap < count:
         return index + gap, 1
@@ -28,24 +32,29 @@ def neighbour(index: int, gap: int, count: int) -> tuple[int, int]:
 def stream_gap_flows(
     frames: Iterable[UInt8[np.ndarray, "h w 3"]],
     gaps: Sequence[int],
-    estimator: PairEstimator,
-    batch: int = 1,
+    estimator: FlowEstimator,
+    batch: int | None = None,
 ) -> Iterator[Float32[np.ndarray, "H W c"]]:
-    """Yields each frame's flow at all gaps, holding only 2 max|gap| + `batch` frames.
+    """Yields the flow of each frame at all gaps, on the estimator's working grid.
 
-    `batch` frames' flow is asked for in one call of the estimator: frame i is yielded at the latest
-    once frame i + max|gap| + batch - 1 was read or the frames have ended. Channels are (u, v) per
-    gap in the order of `gaps`, so c = 2 len(gaps). Each pair is estimated once. Frames that have
-    the estimator's working size save it the resizing, once for each pair.
+    Channels are (u, v) per gap in the order of `gaps`, so c = 2 len(gaps). The flow of `batch`
+    frames (by default the estimator's own) is requested in one call, so that only
+    2 max|gap| + batch frames are held: frame i is yielded at the latest once frame
+    i + max|gap| + batch - 1 was read or the frames have ended. Each frame is resized once and each
+    pair estimated once.
+
+    Raises:
+      UserError: there are too few frames for the gaps.
     """
+    batch = batch or estimator.batch
     reach = max(abs(gap) for gap in gaps)
     held: dict[int, np.ndarray] = {}
     read = done = 0
     for frame in frames:
-        held[read] = frame
+        held[read] = resize_image(frame, *estimator.working_size(*frame.shape[:2]))
         read += 1
         if read - done >= reach + batch:
-            # All frames ahead within reach exist, so how many follow them makes no difference.
+            # All later frames within reach exist, so the number of frames does not matter yet.
             yield from _frame_flows(held, range(done, done + batch), read, gaps, estimator)
             done += batch
             for index in range(done - batch - reach, done - reach):
@@ -59,7 +68,7 @@ def stream_gap_flows(
 def gap_flows(
     frames: UInt8[np.ndarray, "t h w 3"],
     gaps: Sequence[int],
-    estimator: PairEstimator,
+    estimator: FlowEstimator,
 ) -> Float32[np.ndarray, "t H W c"]:
     """Flow of a whole clip at all gaps, in one call of the estimator; see `stream_gap_flows`."""
     return np.stack(list(stream_gap_flows(frames, gaps, estimator, batch=len(frames))))
@@ -70,7 +79,7 @@ def _frame_flows(
     indices: range,
     count: int,
     gaps: Sequence[int],
-    estimator: PairEstimator,
+    estimator: FlowEstimator,
 ) -> Iterator[Float32[np.ndarray, "H W c"]]:
     wanted = {index: [neighbour(index, gap, count) for gap in gaps] for index in indices}
     pairs = sorted({(index, target) for index in indices for target, _ in wanted[index]})

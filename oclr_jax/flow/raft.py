@@ -73,7 +73,7 @@ def load_raft(path: Path, modified_ns: int) -> tuple[Any, RAFTConfig, str]:
 
 @dataclass(frozen=True)
 class RAFTFlow:
-    """RAFT (Teed and Deng, ECCV 2020) with weights from a file: a `PairEstimator`.
+    """RAFT (Teed and Deng, ECCV 2020) with weights from a file: a `FlowEstimator`.
 
     Frames keep their own size, as in the published program, but for those of more than `rows` rows,
     which shrink, aspect kept. Inside, they are padded at the right and below to multiples of 8,
@@ -126,7 +126,7 @@ class RAFTFlow:
         return flow
 
     def settings(self) -> dict[str, Any]:
-        """What `open_raft` needs to build the same estimator again; stored with weights."""
+        """As `FlowEstimator`."""
         return {
             "estimator": "raft",
             "weights": self.weights.name,
@@ -135,7 +135,7 @@ class RAFTFlow:
         }
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size of the flow of frames of this size."""
+        """As `FlowEstimator`."""
         if self.rows is None or height <= self.rows:
             return height, width
         return self.rows, max(1, round(width * self.rows / height))
@@ -153,16 +153,13 @@ def open_raft(
     """RAFT with these weights: a file, a name in the cache folder, or None for the released ones.
 
     `estimator` is "raft", for either model, as its weights are, or "raft-small". Raises UserError
-    where there are no such weights or they are not RAFT's, and for unknown or wrong `fields`.
+    where there are no such weights or they are not RAFT's, and for wrong values of `fields`.
     """
     path = find_flow_weights(weights, estimator)
-    try:
-        raft = RAFTFlow(path, **fields)
-    except TypeError as error:
-        raise UserError(f"The settings {fields} do not fit RAFT: {error}.") from error
+    raft = RAFTFlow(path, **fields)
     _, config, _ = load_raft(path, os.stat(path).st_mtime_ns)
     if estimator == "raft-small" and not config.small:
-        raise UserError(f"{path} holds RAFT, not RAFT-small; use --estimator raft.")
+        raise UserError(f"{path} holds RAFT, not RAFT-small; use raft.")
     return raft
 
 

@@ -10,16 +10,13 @@ from jaxtyping import Float32, UInt8
 
 from oclr_jax.errors import UserError
 from oclr_jax.files import check_output, staged_output
-from oclr_jax.flow import DIS, PairEstimator, flow_path, resize_flow, stream_gap_flows, write_flo
+from oclr_jax.flow import FlowEstimator, flow_path, resize_flow, stream_gap_flows, write_flo
 from oclr_jax.flow.kitti import write_kitti
-from oclr_jax.flow.raft import open_raft
 from oclr_jax.ops.flow_metrics import photometric_error
 from oclr_jax.show.flow_color import flow_to_rgb
 from oclr_jax.video.clip import Clip, open_clip, progress
 from oclr_jax.video.png import write_png
-from oclr_jax.video.resize import resize_image
 
-ESTIMATORS = ("dis", "raft", "raft-small")
 FORMATS = ("flo", "kitti")
 
 
@@ -31,23 +28,10 @@ class Check(NamedTuple):
     after: float  # the other frame pulled back along the flow
 
 
-def choose_estimator(name: str, weights: str | os.PathLike | None = None) -> PairEstimator:
-    """The estimator of a command line; RAFT works on frames as they are, at their own size."""
-    if name not in ESTIMATORS:
-        raise UserError(
-            f"There is no flow estimator {name!r}; choose from {', '.join(ESTIMATORS)}."
-        )
-    if name == "dis":
-        if weights is not None:
-            raise UserError("DIS has no weights; leave out --weights or choose --estimator raft.")
-        return DIS()
-    return open_raft(weights, name, rows=None)
-
-
 def flow_to_folder(
     input: str | os.PathLike,
     output: str | os.PathLike,
-    estimator: PairEstimator,
+    estimator: FlowEstimator,
     gaps: Sequence[int] = (1, -1),
     format: str = "flo",
     color: bool = False,
@@ -96,7 +80,7 @@ class _Pair(NamedTuple):
 
 
 def _pairs(
-    clip: Clip, gaps: Sequence[int], estimator: PairEstimator, quiet: bool
+    clip: Clip, gaps: Sequence[int], estimator: FlowEstimator, quiet: bool
 ) -> Iterator[_Pair]:
     """Every frame and gap whose neighbour exists, with their flow at the frames' size."""
     reach = max(abs(gap) for gap in gaps)
@@ -105,9 +89,9 @@ def _pairs(
     def remembered() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         for index, frame in enumerate(clip.frames()):
             held[index] = frame
-            yield resize_image(frame, *estimator.working_size(*frame.shape[:2]))
+            yield frame
 
-    flows = stream_gap_flows(remembered(), gaps, estimator, estimator.batch)
+    flows = stream_gap_flows(remembered(), gaps, estimator)
     for index, fields in enumerate(progress(flows, "estimating flow", clip.count, quiet)):
         fields = resize_flow(fields, clip.height, clip.width)
         for number, gap in enumerate(gaps):

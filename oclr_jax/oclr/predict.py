@@ -1,32 +1,21 @@
-"""The model at work on a clip: flow in a stream, windows, objects that are followed."""
+"""The model at work on a clip: windows of its flow, objects that are followed."""
 
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from itertools import groupby, islice
-from typing import Any, NamedTuple
+from itertools import groupby
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32
 
-from oclr_jax.errors import UserError
-from oclr_jax.flow import (
-    ESTIMATORS,
-    FlowFolder,
-    PairEstimator,
-    make_estimator,
-    resize_flow,
-    stream_gap_flows,
-)
-from oclr_jax.flow.raft import open_raft
+from oclr_jax.flow import FrameFlow
 from oclr_jax.models.oclr import OCLR, OCLRConfig, composing_order
 from oclr_jax.oclr.tracking import WindowLayers, link_windows
 from oclr_jax.oclr.windows import stream_windows
 from oclr_jax.tracks import Track
-from oclr_jax.video.clip import Clip
-from oclr_jax.video.resize import resize_image
 from oclr_jax.weights.segmentation import WeightsInfo, load_weights
 
 # A window in which 99.5% of the flow is shorter than this (pixels of the model grid) shows nothing
@@ -48,14 +37,6 @@ class Segmenter:
     params: Any
     info: WeightsInfo
     predict: PredictFn
-
-
-class FrameFlow(NamedTuple):
-    """What the model sees of one frame."""
-
-    shot: int
-    frame: int  # number in the video
-    flow: Float32[np.ndarray, "h w c"]  # (u, v) per gap, pixels of the model grid
 
 
 @lru_cache(maxsize=4)
@@ -81,62 +62,6 @@ def load_segmenter(weights: str | os.PathLike | None = None) -> Segmenter:
     if jax.default_backend() == "cpu":  # where bfloat16 is slow
         config = dataclasses.replace(config, compute_dtype="float32")
     return Segmenter(jax.device_put(params), info, make_predict_fn(OCLR(config)))
-
-
-def open_estimator(flow: str | os.PathLike | None, info: WeightsInfo) -> PairEstimator | None:
-    """The estimator of that name, RAFT as `raft:FILE` with its weights, or, for None, the one with
-    which the weights were trained; None where `flow` names no estimator.
-
-    A named estimator takes the weights' settings where they are of that estimator.
-    """
-    if isinstance(flow, str) and flow.startswith("raft:"):
-        return open_raft(flow.removeprefix("raft:"))
-    if flow is None and info.flow.get("estimator") == "raft":
-        return open_raft(**info.flow)
-    if flow is None or flow == info.flow.get("estimator"):
-        return make_estimator(info.flow)
-    return make_estimator({"estimator": flow}) if flow in ESTIMATORS else None
-
-
-def open_source(
-    flow: str | os.PathLike | None, info: WeightsInfo, clip: Clip
-) -> PairEstimator | FlowFolder:
-    """Where a clip's flow comes from: what `open_estimator` gives, or a folder of .flo files.
-
-    Raises UserError for a name that is neither, and for a folder that does not match the clip.
-    """
-    estimator = open_estimator(flow, info)
-    if estimator is not None:
-        return estimator
-    if not os.path.exists(flow):
-        raise UserError(
-            f"There is no flow estimator and no flow folder {os.fspath(flow)!r}; choose one of "
-            f"{', '.join(ESTIMATORS)}, raft:FILE with RAFT's weights, or a folder of .flo files."
-        )
-    return FlowFolder(flow, clip.stems, info.model.gaps, sequence=clip.name)
-
-
-def stream_flow(
-    clip: Clip, source: PairEstimator | FlowFolder, model: OCLRConfig
-) -> Iterator[FrameFlow]:
-    """Flow of each frame on the model grid; shots are treated as videos of their own.
-
-    A shot too short to have flow at the model's gaps is left out. A few frames are held at a time.
-    """
-    reach = max(abs(gap) for gap in model.gaps)
-    frames = clip.frames()
-    for number, shot in enumerate(clip.shots):
-        if isinstance(source, FlowFolder):
-            fields = (source.read(frame, within=shot) for frame in shot)
-        else:
-            images = _at_working_size(islice(frames, len(shot)), source)
-            if len(shot) < 2 * reach:
-                for _ in images:
-                    pass
-            fields = stream_gap_flows(images, model.gaps, source, source.batch)
-        if len(shot) >= 2 * reach:
-            for frame, field in zip(shot, fields, strict=True):
-                yield FrameFlow(number, frame, resize_flow(field, model.height, model.width))
 
 
 def find_tracks(segmenter: Segmenter, flows: Iterable[FrameFlow]) -> tuple[list[Track], bool]:
@@ -180,10 +105,3 @@ def predict_window(
 def is_still(flow: Float32[np.ndarray, "t h w c"]) -> bool:
     """Whether hardly any flow vector is longer than noise makes it."""
     return bool(np.percentile(np.hypot(flow[..., 0::2], flow[..., 1::2]), 99.5) < STILL_FLOW)
-
-
-def _at_working_size(
-    images: Iterable[UInt8[np.ndarray, "h w 3"]], estimator: PairEstimator
-) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """Frames as the estimator wants them, so that it does not resize them once for every pair."""
-    return (resize_image(image, *estimator.working_size(*image.shape[:2])) for image in images)

@@ -125,7 +125,7 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys):
 
 def test_the_command_builds_once(tmp_path):
     MINIATURES["davis2016"](tmp_path / "manual")
-    arguments = ("davis2016", tmp_path / "manual", tmp_path / "data", None, "dis", "ultrafast")
+    arguments = ("davis2016", tmp_path / "manual", tmp_path / "data", None, "dis:ultrafast")
     directory = build(*arguments)
     before = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
     assert build(*arguments) == directory

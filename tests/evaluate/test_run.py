@@ -13,7 +13,7 @@ from oclr_jax.datasets.layouts import BenchmarkSequence, split_long
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate import evaluate_dataset, format_table, run
 from oclr_jax.evaluate.predictions import predict_sequence
-from oclr_jax.flow import gap_flows, make_estimator, write_flo
+from oclr_jax.flow import from_settings, gap_flows, write_flo
 from oclr_jax.ops.metrics import jaccard
 from oclr_jax.video.png import read_ids, write_ids, write_png
 from tests.clips import INFO, motion_segmenter, moving_clip, square_masks, write_frames
@@ -74,7 +74,7 @@ def test_flow_from_a_folder_of_sequences(tmp_path):
     for name, seed in (("first", 0), ("second", 20)):
         frames = moving_clip(9, seed=seed)
         for gap in (1, -1):
-            flows = gap_flows(frames, (gap, -gap), make_estimator(INFO.flow))[..., :2]
+            flows = gap_flows(frames, (gap, -gap), from_settings(INFO.flow))[..., :2]
             for number, flow in enumerate(flows):
                 if 0 <= number + gap < 9:
                     write_flo(tmp_path / f"Flows_gap{gap}" / name / f"{number}.flo", flow)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from oclr_jax.errors import UserError
-from oclr_jax.flow import DIS, make_estimator
+from oclr_jax.flow import DIS, from_settings
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -65,8 +65,8 @@ def test_threads_and_company_do_not_change_a_byte():
 
 def test_settings_rebuild_the_estimator():
     estimator = DIS(height=96, width=160, preset="fast")
-    assert make_estimator(estimator.settings()) == estimator
-    assert make_estimator({"estimator": "dis"}) == DIS()
+    assert from_settings(estimator.settings()) == estimator
+    assert from_settings({"estimator": "dis"}) == DIS()
     assert replace(DIS(), preset="fast").settings() != DIS().settings()
 
 
@@ -79,11 +79,12 @@ def test_settings_rebuild_the_estimator():
         {"estimator": "dis", "speed": 3},
         {"estimator": "dis", "height": 8},
         {"estimator": "dis", "height": "256"},
+        {"estimator": "raft", "preset": "fine"},
     ],
 )
 def test_settings_that_fit_no_estimator_are_refused(settings):
     with pytest.raises(UserError):
-        make_estimator(settings)
+        from_settings(settings)
 
 
 def test_flow_never_loads_jax():

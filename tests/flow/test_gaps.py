@@ -8,10 +8,24 @@ from oclr_jax.flow import gap_flows, stream_gap_flows
 from oclr_jax.flow.gaps import neighbour
 
 
-def labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """An estimator whose flow says which frames it was given: (index of first, of second)."""
-    pair = np.stack([first[:, 0, 0, 0], second[:, 0, 0, 0]], axis=-1)
-    return np.broadcast_to(pair[:, None, None], (len(first), 2, 3, 2)).astype(np.float32)
+class Labels:
+    """An estimator whose flow is (index of first, index of second); it records its calls."""
+
+    def __init__(self, batch: int = 1):
+        self.batch = batch
+        self.calls: list[list[tuple[int, int]]] = []
+
+    def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        assert first.shape[1:3] == second.shape[1:3] == (2, 3)
+        pair = np.stack([first[:, 0, 0, 0], second[:, 0, 0, 0]], axis=-1)
+        self.calls.append([tuple(numbers) for numbers in pair.tolist()])
+        return np.broadcast_to(pair[:, None, None], (len(first), 2, 3, 2)).astype(np.float32)
+
+    def working_size(self, height: int, width: int) -> tuple[int, int]:
+        return height // 2, width // 2
+
+    def settings(self) -> dict:
+        return {}
 
 
 def clip(count: int) -> np.ndarray:
@@ -19,7 +33,7 @@ def clip(count: int) -> np.ndarray:
 
 
 def flow_labels(count: int, gaps: tuple[int, ...]) -> np.ndarray:
-    return gap_flows(clip(count), gaps, labels)[:, 0, 0].reshape(count, len(gaps), 2)
+    return gap_flows(clip(count), gaps, Labels())[:, 0, 0].reshape(count, len(gaps), 2)
 
 
 def test_gap_one_in_both_directions():
@@ -51,7 +65,7 @@ def test_every_frame_has_flow_to_its_neighbour(gaps, count):
 @pytest.mark.parametrize(("count", "gap"), [(1, 1), (3, 2), (5, -3)])
 def test_too_short_a_clip_is_refused(count, gap):
     with pytest.raises(UserError, match=f"at least {2 * abs(gap)} frames"):
-        gap_flows(clip(count), (gap,), labels)
+        gap_flows(clip(count), (gap,), Labels())
 
 
 def test_the_stream_runs_no_further_ahead_than_the_gap():
@@ -62,7 +76,7 @@ def test_the_stream_runs_no_further_ahead_than_the_gap():
             read.append(index)
             yield frame
 
-    stream = stream_gap_flows(frames(), (2, -1), labels)
+    stream = stream_gap_flows(frames(), (2, -1), Labels())
     for index in range(8):
         next(stream)
         assert read[-1] == index + 2
@@ -71,23 +85,14 @@ def test_the_stream_runs_no_further_ahead_than_the_gap():
 @pytest.mark.parametrize("batch", [2, 3, 20])
 @pytest.mark.parametrize("gaps", [(1, -1), (2, -1), (-2,)])
 def test_asking_for_several_frames_at_once_changes_nothing(batch, gaps):
-    calls = []
-
-    def counting(first, second):
-        calls.append(len(first))
-        return labels(first, second)
-
-    found = list(stream_gap_flows(clip(10), gaps, counting, batch))
-    np.testing.assert_array_equal(found, list(stream_gap_flows(clip(10), gaps, labels)))
-    assert len(calls) == -(-10 // batch)
+    estimator = Labels(batch)
+    found = list(stream_gap_flows(clip(10), gaps, estimator))
+    np.testing.assert_array_equal(found, list(stream_gap_flows(clip(10), gaps, Labels())))
+    assert len(estimator.calls) == -(-10 // batch)
 
 
 def test_each_pair_is_estimated_once():
-    pairs = []
-
-    def counting(first, second):
-        pairs.extend(zip(first[:, 0, 0, 0].tolist(), second[:, 0, 0, 0].tolist(), strict=True))
-        return labels(first, second)
-
-    gap_flows(clip(6), (1, -1), counting)
+    estimator = Labels()
+    gap_flows(clip(6), (1, -1), estimator)
+    (pairs,) = estimator.calls
     assert len(pairs) == len(set(pairs)) == 10

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from oclr_jax.errors import UserError
-from oclr_jax.flow import gap_flows
+from oclr_jax.flow import from_settings, gap_flows
 from oclr_jax.flow import raft as raft_module
 from oclr_jax.flow.raft import RAFTFlow, open_raft
 from oclr_jax.models.raft import RAFTConfig
@@ -120,8 +120,8 @@ def test_it_can_be_sent_to_another_process_and_described(raft, weights, monkeypa
 def test_what_cannot_work_is_refused(weights, tmp_path):
     with pytest.raises(UserError, match="iteration"):
         open_raft(weights, iterations=0)
-    with pytest.raises(UserError, match="do not fit RAFT"):
-        open_raft(weights, speed=3)
+    with pytest.raises(UserError, match="do not fit the flow estimator raft"):
+        from_settings({"estimator": "raft", "weights": weights, "speed": 3})
     (tmp_path / "a.pth").write_text("nothing")
     with pytest.raises(UserError, match="not a PyTorch checkpoint"):
         open_raft(tmp_path / "a.pth")

@@ -61,7 +61,7 @@ def test_the_command_prints_the_check_and_paints(capsys, clip, tmp_path):
 
 
 def test_raft_by_file(capsys, clip, tmp_path, raft_weights, weights):  # noqa: F811
-    arguments = ["--estimator", "raft-small", "--weights", str(raft_weights)]
+    arguments = ["--flow", f"raft-small:{raft_weights}"]
     assert cli.main(["flow", str(clip), str(tmp_path / "flow"), *arguments]) == 0
     flow = FlowFolder(tmp_path / "flow", STEMS)
     assert (flow.height, flow.width) == (64, 96)
@@ -83,13 +83,11 @@ def test_bad_input(capsys, clip, tmp_path, raft_weights, monkeypatch):
         (["--gaps", "0"], "other than 0"),
         (["--gaps", "1,1"], "different"),
         (["--gaps", "3"], "at least 6 frames"),
-        (["--weights", raft_weights], "DIS has no weights"),
-        (["--estimator", "raft"], "github.com"),
-        (["--estimator", "raft", "--weights", "nothing"], "no flow weights nothing"),
-        (
-            ["--estimator", "raft-small", "--weights", tmp_path / "basic.safetensors"],
-            "not RAFT-small",
-        ),
+        (["--flow", "dis:best"], "no preset 'best'"),
+        (["--flow", tmp_path], "no flow estimator"),
+        (["--flow", "raft"], "github.com"),
+        (["--flow", "raft:nothing"], "no flow weights nothing"),
+        (["--flow", f"raft-small:{tmp_path / 'basic.safetensors'}"], "not RAFT-small"),
     ):
         assert says in refused(capsys, tmp_path, "flow", clip, out, *options)
     assert "does not exist" in refused(capsys, tmp_path, "flow", tmp_path / "none", out)
@@ -98,11 +96,10 @@ def test_bad_input(capsys, clip, tmp_path, raft_weights, monkeypatch):
 
 
 def test_ctrl_c_leaves_nothing(clip, tmp_path):
-    def interrupted(first, second):
-        raise KeyboardInterrupt
+    class Interrupted(DIS):
+        def __call__(self, first, second):
+            raise KeyboardInterrupt
 
-    estimator = DIS()
-    interrupted.working_size, interrupted.batch = estimator.working_size, 2
     with pytest.raises(KeyboardInterrupt):
-        flow_to_folder(clip, tmp_path / "new" / "out", interrupted)
+        flow_to_folder(clip, tmp_path / "new" / "out", Interrupted())
     assert not (tmp_path / "new").exists()

@@ -146,7 +146,7 @@ class OpticalFlow:
         data: Any,
         dtype: str,
     ) -> None:
-        """As `Task`: a file that `oclr flow --estimator raft-small --weights` reads."""
+        """As `Task`: a file for `--flow raft-small:FILE`."""
         model = dataclasses.replace(self.model.config, compute_dtype="float32")
         card = {**card, "data_version": data.version}
         info = FlowWeightsInfo(model=model, name=name, card=card)

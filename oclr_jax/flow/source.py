@@ -1,0 +1,115 @@
+"""Opens the source of optical flow that an option names: an estimator or a folder of flow files.
+
+Every command takes the same option:
+
+  dis, dis:PRESET              DIS of OpenCV; presets are ultrafast, fast, medium, fine
+  raft, raft-small             RAFT or RAFT-small with the released weights, from the cache folder
+  raft:WEIGHTS                 RAFT with these weights: a file, or a name in the cache folder
+  raft-small:WEIGHTS           the same, and refused if the weights are not those of RAFT-small
+  any other text               a folder of flow files
+
+RAFT is imported, and jax with it, only where it is asked for.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from oclr_jax.errors import UserError
+from oclr_jax.flow.dis import DIS
+from oclr_jax.flow.estimator import FlowEstimator
+from oclr_jax.flow.folder import FlowFolder
+from oclr_jax.video.clip import Clip
+
+ESTIMATORS = ("dis", "raft", "raft-small")
+GRAMMAR = "dis[:PRESET], raft[:WEIGHTS] or raft-small[:WEIGHTS]"
+
+Settings = Mapping[str, Any]
+
+
+def open_estimator(option: str, defaults: Mapping[str, Settings] | None = None) -> FlowEstimator:
+    """The flow estimator that an option names; see the module's docstring for its grammar.
+
+    Args:
+      option: the text of the option.
+      defaults: by estimator ("dis", "raft"), the settings that the option leaves open.
+
+    Raises:
+      UserError: the option names no estimator, or one that cannot be opened.
+    """
+    name, colon, argument = option.partition(":")
+    if name not in ESTIMATORS:
+        raise UserError(f"There is no flow estimator {option!r}; choose {GRAMMAR}.")
+    if colon and not argument:
+        what = "a preset" if name == "dis" else "the weights, a file or a name in the cache folder"
+        raise UserError(f"The flow option {option!r} ends after the colon; add {what}.")
+    kind = "dis" if name == "dis" else "raft"
+    settings = {**(defaults or {}).get(kind, {}), "estimator": name}
+    if argument:
+        settings["preset" if name == "dis" else "weights"] = argument
+    elif name == "raft-small":
+        settings.pop("weights", None)  # those of RAFT, where a model was trained with it
+    return from_settings(settings)
+
+
+def from_settings(settings: Settings) -> FlowEstimator:
+    """Builds an estimator from its `settings()`; fields left out take their defaults.
+
+    Raises:
+      UserError: for an unknown estimator, field or value, and for weights that are missing.
+    """
+    fields = dict(settings)
+    name = fields.pop("estimator", None)
+    if name not in ESTIMATORS:
+        raise UserError(f"There is no flow estimator {name!r}; choose {GRAMMAR}.")
+    if name == "dis":
+        build = DIS
+    else:
+        from oclr_jax.flow.raft import open_raft
+
+        fields["estimator"], build = name, open_raft
+    try:
+        return build(**fields)
+    except TypeError as error:
+        raise UserError(
+            f"The settings {dict(settings)} do not fit the flow estimator {name}: {error}."
+        ) from error
+
+
+def open_source(
+    option: str | os.PathLike | None, trained_on: Settings, clip: Clip, gaps: Sequence[int]
+) -> FlowEstimator | FlowFolder:
+    """Opens the source of a clip's flow for a model.
+
+    Args:
+      option: an estimator or a folder of flow files; None for the estimator in `trained_on`.
+      trained_on: settings of the estimator that the model was trained with. They also hold where
+        the option names the same estimator and leaves them open.
+      clip: whose flow is wanted; a folder is checked against its frames.
+      gaps: of the flow, in frames.
+
+    Raises:
+      UserError: the option is neither an estimator nor a folder that matches the clip.
+    """
+    estimator = model_estimator(option, trained_on)
+    if estimator is None:
+        return FlowFolder(option, clip.stems, gaps, sequence=clip.name)
+    return estimator
+
+
+def model_estimator(option: str | os.PathLike | None, trained_on: Settings) -> FlowEstimator | None:
+    """The estimator as in `open_source`; None where the option is a folder."""
+    if option is None:
+        return from_settings(trained_on)
+    option = os.fspath(option)
+    if option.partition(":")[0] in ESTIMATORS:
+        trained = {name: value for name, value in trained_on.items() if name != "estimator"}
+        return open_estimator(option, {trained_on.get("estimator", ""): trained})
+    if not os.path.isdir(option):
+        problem = "is a file, not a folder" if Path(option).is_file() else "does not exist"
+        raise UserError(
+            f"The flow folder {option!r} {problem}; give a folder of flow files or an estimator: "
+            f"{GRAMMAR}."
+        )
+    return None
