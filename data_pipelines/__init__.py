@@ -1,1 +1,1 @@
-"""Synthetic layered video, TFDS builders and the grain loader; never loads jax."""
+"""Synthetic layered video, TFDS builders and grain loaders; never imports jax."""

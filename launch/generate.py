@@ -1,8 +1,7 @@
 """Renders a synthetic dataset: `python launch/generate.py --config syn_small --data_dir data`.
 
-Textures, silhouettes and background videos are procedural unless folders of them are named.
-The same seed gives the same bytes, whatever the number of processes. An interrupted run goes on
-where it stopped when the same command is given again.
+Textures, silhouettes and background videos are procedural unless folders are given. The same seed
+gives the same data for any number of processes. To resume an interrupted run, repeat the command.
 """
 
 import argparse
@@ -10,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-# `launch` is run from a checkout, installed or not; the processes that it spawns need it too.
+# Runs from a checkout, installed or not; so do the processes that it spawns.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_pipelines.builders.generation import generate_dataset
@@ -24,15 +23,22 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and renders; returns the exit status."""
     configs = {config.name: config for config in OclrSyn.BUILDER_CONFIGS}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", choices=configs, required=True, help="what to render")
+    parser.add_argument("--config", choices=configs, required=True, help="dataset to render")
     parser.add_argument("--data_dir", required=True, help="TFDS data directory to render into")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--images", help="folder of jpg or png files: textures")
     parser.add_argument(
-        "--silhouettes", help="folder of annotations as DAVIS or YouTube-VOS has them: shapes"
+        "--images", help="folder of jpg or png files for textures (default: procedural)"
     )
-    parser.add_argument("--videos", help="folder of video files or of folders of frames")
+    parser.add_argument(
+        "--silhouettes",
+        help="folder of annotations in the layout of DAVIS or YouTube-VOS for object shapes "
+        "(default: procedural)",
+    )
+    parser.add_argument(
+        "--videos",
+        help="folder of video files or folders of frames for backgrounds (default: procedural)",
+    )
     parser.add_argument(
         "--flow",
         metavar="ESTIMATOR",
@@ -63,11 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "Interrupted; finished files are kept, and the same command goes on from there.",
+            "Interrupted; finished files are kept. Run the same command again to resume.",
             file=sys.stderr,
         )
         return 130
-    print(f"{directory} {'is ready' if rendered else 'was there already; nothing to do'}")
+    print(f"{directory} {'is ready' if rendered else 'exists; nothing to do'}")
     return 0
 
 
@@ -76,7 +82,10 @@ def _name_broken_files(sources: Sources) -> None:
         if folder is not None and folder.broken:
             names = ", ".join(folder.broken[:10]) + (", ..." if len(folder.broken) > 10 else "")
             count = f"{len(folder.broken)} of {len(folder.broken) + len(folder.files)}"
-            print(f"{folder.path}: {count} files are broken, left out: {names}", file=sys.stderr)
+            print(
+                f"{folder.path}: skipped {count} files that cannot be read: {names}",
+                file=sys.stderr,
+            )
 
 
 if __name__ == "__main__":

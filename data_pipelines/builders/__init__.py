@@ -1,1 +1,1 @@
-"""TFDS builders; readable without TensorFlow through `tfds.builder_from_directory`."""
+"""TFDS builders; `tfds.builder_from_directory` reads their data without TensorFlow."""

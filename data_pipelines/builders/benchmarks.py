@@ -1,7 +1,8 @@
 """The real benchmarks of both papers as TFDS datasets, their estimated flow included.
 
-One class for each benchmark; all read what `oclr_jax.datasets` finds in `manual_dir`, the folder
-with the dataset as its authors distribute it, and have the layout of the `davis` builder.
+One class per benchmark. Each reads the sequences that `oclr_jax.datasets` finds in `manual_dir`,
+the folder of the dataset as its authors distribute it, and follows the layout of the `davis`
+builder.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipelines.builders.examples import encode_flow
-from data_pipelines.builders.oclr_syn import FILE_FORMAT
+from data_pipelines.builders.records import FILE_FORMAT
 from oclr_jax.datasets.benchmarks import BENCHMARKS, Benchmark
 from oclr_jax.datasets.layouts import BenchmarkSequence, find_benchmark_sequences
 from oclr_jax.errors import UserError
@@ -22,9 +23,9 @@ from oclr_jax.flow.gaps import stream_gap_flows
 
 @dataclasses.dataclass(eq=False)
 class BenchmarkConfig(tfds.core.BuilderConfig):
-    """At which gap the stored flow is."""
+    """The gap of the stored flow."""
 
-    gap: int = 1  # frames between the two of a pair
+    gap: int = 1  # distance of the frames of a pair
 
 
 def _configs(benchmark: Benchmark) -> list[BenchmarkConfig]:
@@ -45,8 +46,8 @@ def _instructions(benchmark: Benchmark) -> str:
 class _BenchmarkBuilder(tfds.core.GeneratorBasedBuilder):
     """Builds one benchmark.
 
-    `estimator` gives the flow that is stored: a callable on pairs of frames with a `settings()`
-    that is stored too (`oclr_jax.flow`). It is needed to build, not to read.
+    `estimator`, a callable on pairs of frames with a `settings()` that is stored too
+    (`oclr_jax.flow`), estimates the stored flow. It is needed to build, not to read.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -62,7 +63,7 @@ class _BenchmarkBuilder(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format=file_format, **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # Built by hand, because `create_dataset_info` looks for files beside the code.
+        # Not `create_dataset_info`, which looks for files next to the code.
         benchmark = BENCHMARKS[self.name]
         flow = None
         if self.estimator is not None:
@@ -78,8 +79,8 @@ class _BenchmarkBuilder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         if self.estimator is None:
             raise UserError(
-                f"Building {self.name} needs a flow estimator; run launch/build_benchmark.py, "
-                "which gives it."
+                f"Building {self.name} needs a flow estimator; use launch/build_benchmark.py, "
+                "which has one."
             )
         benchmark, generators = BENCHMARKS[self.name], {}
         for split in benchmark.splits:
@@ -88,7 +89,7 @@ class _BenchmarkBuilder(tfds.core.GeneratorBasedBuilder):
             except UserError:
                 if split == "validation":
                     raise
-                continue  # only what is evaluated has to be there
+                continue  # only the evaluated split is required
             generators[split] = self._generate_examples(sequences)
         return generators
 
@@ -153,7 +154,7 @@ BUILDERS = {
 
 
 def benchmark_features() -> tfds.features.FeaturesDict:
-    """The documented fields of an example: T frames of H x W, A of them annotated."""
+    """The documented features of an example: T frames of H x W, A of them annotated."""
 
     def array(shape, dtype, doc):
         return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib", doc=doc)
@@ -164,7 +165,7 @@ def benchmark_features() -> tfds.features.FeaturesDict:
             np.float16,
             f"{doc} at the configuration's gap [T h w 2]; (u, v) = (right, down) in pixels of this "
             "grid, which is the estimator's, rounded to 1/64 px; where the neighbour does not "
-            "exist, the other direction negated",
+            "exist, the negated flow of the other direction",
         )
 
     return tfds.features.FeaturesDict(
@@ -208,9 +209,10 @@ def benchmark_features() -> tfds.features.FeaturesDict:
 def encode_sequence(
     sequence: BenchmarkSequence, estimator: FlowEstimator, gap: int
 ) -> dict[str, Any]:
-    """A benchmark's sequence as an example of `benchmark_features`; its flow is estimated here.
+    """Encodes a sequence as an example of `benchmark_features`; estimates its flow.
 
-    Raises UserError where the sequence is too short for the gap.
+    Raises:
+      UserError: the sequence is too short for the gap.
     """
     fields = stream_gap_flows(sequence.frames(), (gap, -gap), estimator)
     flow = np.stack(list(fields))

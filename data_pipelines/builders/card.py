@@ -1,4 +1,4 @@
-"""The card that travels with a dataset: what it is, every parameter, its sources, its files."""
+"""The card of a dataset, its README.md: description, parameters, sources and files."""
 
 import hashlib
 import json
@@ -11,12 +11,12 @@ _TEXT = """# {name}/{config}, version {version}
 
 {description}
 
-Made by the `oclr_syn` builder of oclr_jax; no frame is drawn or labelled by hand. The number
-{version} belongs to these bytes alone: whatever changes them gets another one. Figures on it are
-figures on this dataset, and not on the published one of the same name.
+Made by the `oclr_syn` builder of oclr_jax, without human annotation. Any change of the data
+changes the version number {version}. Results on this dataset are not comparable with results on
+the published dataset of the same name.
 
-Objects that leave the frame: amodal masks hold what lies inside the frame, hidden or not. Shadows
-and reflections belong to the background. Every object is seen in at least one frame.
+Amodal masks end at the frame's border. Shadows and reflections belong to the background. Every
+object is visible in at least one frame.
 
 ## Sequences
 
@@ -41,7 +41,7 @@ and reflections belong to the background. Every object is seen in at least one f
 
 
 def write_card(directory: str | os.PathLike) -> None:
-    """Writes README.md into a finished dataset of `oclr_syn`, from what its metadata say.
+    """Writes README.md into a finished dataset of `oclr_syn`, from its metadata.
 
     `directory` holds `dataset_info.json`, `features.json`, `metadata.json` and the records.
     """
@@ -70,9 +70,9 @@ def _sources(sources: dict[str, Any]) -> list[str]:
     lines = []
     for kind, source in sources.items():
         if source is None:
-            lines.append(f"- {kind}: procedural, no file of anyone's")
+            lines.append(f"- {kind}: procedural, no files")
             continue
-        broken = f", {len(source['broken'])} broken left out" if source["broken"] else ""
+        broken = f", {len(source['broken'])} unreadable files skipped" if source["broken"] else ""
         lines.append(
             f"- {kind}: {source['name']}, {source['files']} files{broken}; "
             f"licence: {source['licence']}; digest {source['digest']}"

@@ -1,4 +1,4 @@
-"""The examples of `oclr_syn`: their fields, and how a rendered clip is put into them."""
+"""The examples of `oclr_syn`: their features, and the encoding of a rendered clip."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ JPEG_QUALITY = 95
 
 
 def features(scene: SceneConfig) -> tfds.features.FeaturesDict:
-    """The documented fields of an example."""
+    """The documented features of an example."""
     t, h, w = scene.frames, scene.height, scene.width
 
     def array(shape, dtype, doc):
-        # As raw bytes: the record is compressed anyway, and decoding is then a mere view.
+        # Raw bytes: the record is compressed anyway, and decoding is a view.
         return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes", doc=doc)
 
     def flow(doc):
@@ -37,8 +37,8 @@ def features(scene: SceneConfig) -> tfds.features.FeaturesDict:
         return array(
             (t, h, w, 1),
             np.uint8,
-            f"what becomes of the surface that {name} moves: 0 seen there, 1 hidden there, 2 out "
-            "of the frame, 3 no such frame",
+            f"visibility of each pixel's surface where {name} moves it: 0 visible, 1 occluded, 2 "
+            "outside the frame, 3 there is no such frame",
         )
 
     return tfds.features.FeaturesDict(
@@ -85,24 +85,27 @@ def features(scene: SceneConfig) -> tfds.features.FeaturesDict:
             "amodal_segmentations": array(
                 (t, h, w, LAYERS),
                 np.uint8,
-                "0/1 masks of whole objects as far as they lie in the frame, hidden parts "
-                "included; layers front to back, empty ones last",
+                "0/1 masks of whole objects inside the frame, occluded parts included; layers "
+                "front to back, empty ones last",
             ),
             "occluder": array(
                 (t, h, w, 1),
                 np.uint8,
-                "0/1 mask of what is in front of all layers, moves with the background and is none",
+                "0/1 mask of the artificial occluder: in front of all layers, moves with the "
+                "background, is not a layer",
             ),
             "layer_order": tfds.features.Tensor(
-                shape=(LAYERS,), dtype=np.int32, doc="depth of each layer, 0 = front; -1 = empty"
+                shape=(LAYERS,),
+                dtype=np.int32,
+                doc="depth rank of each layer, 0 = front; -1 = empty",
             ),
             "visibility": tfds.features.Tensor(
                 shape=(t, LAYERS),
                 dtype=np.float32,
-                doc="share of each layer's amodal area that is visible, in [0, 1]",
+                doc="visible fraction of the amodal area of each layer",
             ),
             "stationary": array(
-                (t, LAYERS), np.bool_, "whether a layer stands still against the background"
+                (t, LAYERS), np.bool_, "whether a layer is at rest relative to the background"
             ),
         }
     )
@@ -111,7 +114,7 @@ def features(scene: SceneConfig) -> tfds.features.FeaturesDict:
 def encode_sample(
     sample: Sample, kind: SceneKind, estimator: FlowEstimator, name: str
 ) -> dict[str, Any]:
-    """A rendered sample as an example of `features`, estimated flow included."""
+    """Encodes a rendered sample as an example of `features`, with estimated flow."""
     height, width = sample["forward_flow"].shape[1:3]
     estimated = resize_flow(gap_flows(sample["video"], (1, -1), estimator), height, width)
     return {
@@ -141,20 +144,20 @@ def encode_sample(
 
 
 def encode_flow(flow: Float32[np.ndarray, "*s 2"]) -> Float16[np.ndarray, "*s 2"]:
-    """Flow in px, rounded to `FLOW_STEP`, and to float16 where that is coarser.
+    """Rounds flow in px to `FLOW_STEP`, or to float16 where that is coarser.
 
-    The error is at most 1/128 px below 32 px, where float16 holds multiples of 1/64 exactly, and
-    half a float16 step above. Noise below 1/64 px would not compress.
+    The error is at most 1/128 px below 32 px, where float16 represents multiples of 1/64 exactly,
+    and half a float16 step above. Noise below 1/64 px would not compress.
     """
     rounded = np.where(np.abs(flow) < 32, np.rint(flow / FLOW_STEP) * FLOW_STEP, flow)
-    # Beyond the largest float16 flow would become infinite; no real motion is that large.
+    # Flow beyond the largest float16 would become infinite; no real motion is that large.
     largest = np.finfo(np.float16).max
     return np.clip(rounded, -largest, largest).astype(np.float16)
 
 
 def encode_jpeg(frame: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """One RGB frame as JPEG."""
-    # The coder wants BGR; TFDS turns what it decodes back to RGB.
+    """Encodes an RGB frame as JPEG."""
+    # OpenCV encodes BGR; TFDS decodes to RGB.
     _, data = cv2.imencode(
         ".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     )

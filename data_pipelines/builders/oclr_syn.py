@@ -1,25 +1,24 @@
 """The TFDS dataset `oclr_syn`: layered synthetic video with exact and estimated flow.
 
 The layout follows the `davis` builder (`video/frames`, `video/segmentations`, `metadata`). Every
-sequence is a function of (seed, split, index) alone, so it does not matter which process renders
-it, nor how many sequences are rendered beside it.
+sequence is a function of (seed, split, index) alone: it does not depend on which process renders
+it or which other sequences are rendered.
 """
 
 import dataclasses
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import file_adapters
 from tensorflow_datasets.core.writer import ExampleWriter
-from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.builders.card import write_card
 from data_pipelines.builders.examples import encode_sample, features
+from data_pipelines.builders.records import FILE_FORMAT, RecordWriter
 from data_pipelines.synthetic import (
     DATA_VERSION,
     Sample,
@@ -34,13 +33,11 @@ from data_pipelines.synthetic.sources import PROCEDURAL
 from oclr_jax.errors import UserError
 from oclr_jax.flow.estimator import FlowEstimator
 
-FILE_FORMAT = "array_record"  # TFDS's own default would need TensorFlow
-
-# The second seed of a split's generator. A number once given to a split stays with it.
+# The second seed of the generators of a split; must never change.
 SPLIT_IDS = {"train": 0, "validation": 1, "online": 2}
 
-MIN_SEEN = 0.001  # share of the frame that each object shows in its best frame, at least
-_ATTEMPTS = 20  # scenes drawn for one sequence; about one in forty hides an object
+MIN_SEEN = 0.001  # smallest visible area of an object in its best frame, fraction of the frame
+_ATTEMPTS = 20  # scenes sampled for one sequence; about one in forty hides an object
 
 _DESCRIPTION = """
 Synthetic video of one to three moving, overlapping, deforming objects over a moving background,
@@ -50,38 +47,38 @@ with exact and estimated optical flow, modal and amodal masks, depth order and v
 
 @dataclasses.dataclass(eq=False)
 class OclrSynConfig(tfds.core.BuilderConfig):
-    """What to render and how much of it."""
+    """Which scenes to render, and how many."""
 
-    scene: SceneConfig = dataclasses.field(default_factory=SceneConfig)  # sizes, lengths, ranges
+    scene: SceneConfig = dataclasses.field(default_factory=SceneConfig)  # sizes, length, ranges
     splits: Mapping[str, int] = dataclasses.field(default_factory=dict)  # sequences per split
-    objects: tuple[int, ...] = (1, 2, 3)  # numbers of objects, by turns
+    objects: tuple[int, ...] = (1, 2, 3)  # numbers of objects, in turn
     backgrounds: tuple[str, ...] = BACKGROUNDS  # "image", "video" or both
-    sequences_per_shard: int = 16  # sequences in a file; an interrupted build redoes at most one
+    sequences_per_shard: int = 16  # an interrupted build repeats at most one shard per process
 
     def kind(self, index: int) -> SceneKind:
-        """The kind of scene that sequence `index` of any split shows."""
+        """The kind of scene of sequence `index` of any split."""
         return scene_kind(index, self.objects, self.backgrounds)
 
 
 @runtime_checkable
 class Recipe(Protocol):
-    """What makes the examples of a dataset; it is sent to the processes that do so."""
+    """Makes the examples of a dataset; it is pickled to the processes that write them."""
 
     def settings(self) -> dict[str, Any]:
-        """Everything that the dataset's bytes depend on, as JSON; stored as its metadata."""
+        """Everything that the data depend on, as JSON values; stored as metadata."""
 
     def examples(self, split: str, indices: range) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Sequences of a split: (index, example of `features`)."""
+        """Yields sequences of a split as (index, example of `features`)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rendering:
-    """The recipe of synthetic sequences, each a function of (seed, split, index) alone."""
+    """The recipe of synthetic sequences; each is a function of (seed, split, index) alone."""
 
     config: OclrSynConfig  # what to render
-    seed: int  # first seed of every sequence's generator
-    estimator: FlowEstimator  # gives the estimated flow
-    sources: Sources = PROCEDURAL  # what scenes are made of
+    seed: int  # first seed of the generator of every sequence
+    estimator: FlowEstimator  # of the estimated flow
+    sources: Sources = PROCEDURAL  # textures, silhouettes and background videos
 
     def settings(self) -> dict[str, Any]:
         """As `Recipe`."""
@@ -96,6 +93,8 @@ class Rendering:
             "sources": self.sources.settings(),
             "flow": self.estimator.settings(),
             "exact_flow": True,
+            # Other versions render other pixels from the same seed.
+            "opencv": cv2.__version__,
         }
         return json.loads(json.dumps(values))
 
@@ -107,7 +106,7 @@ class Rendering:
             yield index, encode_sample(sample, self.config.kind(index), self.estimator, name)
 
     def sample(self, split: str, index: int) -> Sample:
-        """One sequence as it is rendered."""
+        """Renders one sequence."""
         rng = np.random.default_rng([self.seed, SPLIT_IDS[split], index])
         kind = self.config.kind(index)
         return render_seen(rng, self.config.scene, kind, self.sources, self.estimator)
@@ -116,37 +115,39 @@ class Rendering:
 class OclrSyn(tfds.core.ShardBasedBuilder):
     """Builds `oclr_syn`; reading needs only `tfds.builder_from_directory`.
 
-    `estimator` gives the estimated flow: a callable on pairs of frames with a `settings()` that is
-    stored with the data (`oclr_jax.flow`). It is needed to render, not to read. `seed` is the first
-    seed of every sequence's generator, `sources` what scenes are made of. Another `recipe` makes
-    other examples of the same form.
+    Args (keyword only; the others are those of a TFDS builder):
+      estimator: of the estimated flow, a callable on pairs of frames with a `settings()` that is
+        stored with the data (`oclr_jax.flow`). It is needed to render, not to read.
+      seed: first seed of the generator of every sequence.
+      sources: textures, silhouettes and background videos.
+      recipe: makes the examples instead of `Rendering`; they have the same features.
     """
 
     VERSION = tfds.core.Version(DATA_VERSION)
     BUILDER_CONFIGS = [
         OclrSynConfig(
             name="tiny",
-            description="A few short, small sequences: for tests and first steps.",
+            description="A few short, small sequences, for tests.",
             scene=SceneConfig(frames=6, height=32, width=48, render_height=64, render_width=96),
             splits={"train": 6, "validation": 3},
             sequences_per_shard=2,
         ),
         OclrSynConfig(
             name="tiny_pairs",
-            description="As tiny, with flow at the rendering resolution: for optical flow.",
+            description="As tiny, with flow at the rendering resolution, for optical flow.",
             scene=SceneConfig(frames=4, height=64, width=96, render_height=64, render_width=96),
             splits={"train": 6, "validation": 3},
             sequences_per_shard=2,
         ),
         OclrSynConfig(
             name="flow_pairs",
-            description="To train optical flow on: 4 frames, flow at the rendering resolution.",
+            description="Training data for optical flow: 4 frames, flow at the rendered resolution.",
             scene=SceneConfig(frames=4, height=256, width=448),
             splits={"train": 2000, "validation": 64},
         ),
         OclrSynConfig(
             name="syn_small",
-            description="What the weights in the package were trained on.",
+            description="Training data of the weights in the package.",
             splits={"train": 528, "validation": 48},
         ),
         OclrSynConfig(
@@ -167,14 +168,14 @@ class OclrSyn(tfds.core.ShardBasedBuilder):
         ),
         OclrSynConfig(
             name="single_homography",
-            description="Of one object before images that a homography moves (table E6, A and B).",
+            description="One object, backgrounds are images (table E6, A and B).",
             splits={"train": 1536},
             objects=(1,),
             backgrounds=("image",),
         ),
         OclrSynConfig(
             name="single_both",
-            description="Of one object before images and videos (table E6, C).",
+            description="One object, backgrounds are images and videos (table E6, C).",
             splits={"train": 1536},
             objects=(1,),
         ),
@@ -190,20 +191,20 @@ class OclrSyn(tfds.core.ShardBasedBuilder):
         file_format: str = FILE_FORMAT,
         **kwargs: Any,
     ):
-        self._ingredients = seed, estimator, sources
-        self._given_recipe = recipe
+        self._recipe = recipe
+        self._rendering = seed, estimator, sources
         super().__init__(file_format=file_format, **kwargs)
 
     @property
     def recipe(self) -> Recipe | None:
-        """What makes the examples; None where there is no estimator and nothing can be made."""
-        seed, estimator, sources = self._ingredients
-        if self._given_recipe is not None or estimator is None:
-            return self._given_recipe
+        """Makes the examples; None for a builder without an estimator, which can only read."""
+        seed, estimator, sources = self._rendering
+        if self._recipe is not None or estimator is None:
+            return self._recipe
         return Rendering(self.builder_config, seed, estimator, sources)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # Built by hand, because `create_dataset_info` looks for files beside the code.
+        # Not `create_dataset_info`, which looks for files next to the code.
         return tfds.core.DatasetInfo(
             builder=self,
             description=_DESCRIPTION,
@@ -215,7 +216,7 @@ class OclrSyn(tfds.core.ShardBasedBuilder):
         return RecordWriter()
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """TFDS's own preparation, on a Beam cluster too; the dataset's card is added to it."""
+        """As TFDS, including on a Beam cluster; adds the dataset card."""
         super().download_and_prepare(**kwargs)
         write_card(self.data_dir)
 
@@ -223,7 +224,7 @@ class OclrSyn(tfds.core.ShardBasedBuilder):
         del dl_manager  # nothing is downloaded
         if self.recipe is None:
             raise UserError(
-                "Rendering oclr_syn needs a flow estimator; run launch/generate.py, which gives it."
+                "Rendering oclr_syn needs a flow estimator; use launch/generate.py, which has one."
             )
         config = self.builder_config
         return {
@@ -235,30 +236,8 @@ class OclrSyn(tfds.core.ShardBasedBuilder):
         }
 
 
-class RecordWriter(ExampleWriter):
-    """Writes a file of records whose bytes depend on the examples alone."""
-
-    def __init__(self):
-        super().__init__(file_adapters.FileFormat(FILE_FORMAT))
-
-    def write(self, path: os.PathLike, examples: Iterable[tuple[int, bytes]]) -> None:
-        """Writes serialized examples of TFDS, given as (key, record), to `path`.
-
-        Raises OSError where they cannot be written, as on a full disk.
-        """
-        try:
-            super().write(path, ((key, _in_field_order(record)) for key, record in examples))
-        except RuntimeError as error:  # what array_record makes of an error of the file system
-            raise OSError(str(error)) from error
-
-
-def _in_field_order(record: bytes) -> bytes:
-    # TFDS leaves the order of the fields to a hash that differs from process to process.
-    return tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True)
-
-
 def shard_ranges(config: OclrSynConfig, split: str) -> list[range]:
-    """The indices of the sequences in each file of a split."""
+    """The indices of the sequences in each shard of a split."""
     count, size = config.splits[split], config.sequences_per_shard
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -270,9 +249,19 @@ def render_seen(
     sources: Sources = PROCEDURAL,
     footage_flow: FlowEstimator | None = None,
 ) -> Sample:
-    """Renders a scene, drawn again until each object and the occluder is seen in some frame.
+    """Renders a scene in which every object and the occluder is visible in some frame.
 
-    An object that is hidden or outside all the time could not be found by anyone.
+    Scenes are sampled until this holds: an object that is never visible cannot be found.
+
+    Args:
+      rng: the source of all randomness.
+      config: sizes and ranges.
+      kind: kind of scene.
+      sources: textures, silhouettes and background videos.
+      footage_flow: estimator of the flow of real background videos.
+
+    Raises:
+      UserError: `_ATTEMPTS` scenes in a row have a hidden object.
     """
     for _ in range(_ATTEMPTS):
         sample = render(compose_scene(rng, config, kind, sources), footage_flow=footage_flow)
@@ -282,6 +271,6 @@ def render_seen(
         if min(mask.mean(axis=(1, 2)).max() for mask in masks) >= MIN_SEEN:
             return sample
     raise UserError(
-        f"{_ATTEMPTS} scenes in a row with {kind.objects} objects hide one of them all the time; "
-        "make the objects in the scene settings larger or slower."
+        f"In {_ATTEMPTS} scenes in a row one of {kind.objects} objects is never visible; make the "
+        "objects in the scene settings larger or slower."
     )

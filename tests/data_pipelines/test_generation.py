@@ -1,5 +1,6 @@
 """Parallel generation: the same bytes always, nothing half-written, nothing done twice."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -79,18 +81,35 @@ def test_finished_dataset_is_left_alone(copied, tiny_config, tiny_estimator, tmp
     assert (directory, rendered) == (copied, False)
 
 
+def test_another_opencv_does_not_resume(copied, tiny_config, tiny_estimator, tmp_path, monkeypatch):
+    renderer = cv2.__version__
+    monkeypatch.setattr(cv2, "__version__", "9.9.9")
+    # All frames of a finished dataset are of one version.
+    assert not generate_dataset(tiny_config, tmp_path, tiny_estimator, quiet=True)[1]
+    unfinished = copied.rename(copied.with_name(copied.name + ".unfinished"))
+    before = contents(unfinished)
+    with pytest.raises(UserError, match=f"started with OpenCV {renderer} and this is OpenCV 9.9.9"):
+        generate_dataset(tiny_config, tmp_path, tiny_estimator, quiet=True)
+    assert contents(unfinished) == before
+    settings = json.loads((unfinished / "metadata.json").read_text())
+    assert settings.pop("opencv") == renderer
+    (unfinished / "metadata.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="an unknown version of OpenCV"):
+        generate_dataset(tiny_config, tmp_path, tiny_estimator, quiet=True)
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_other_settings_are_refused(copied, tiny_config, tiny_estimator, tmp_path, finished):
     if not finished:
         copied.rename(copied.with_name(copied.name + ".unfinished"))
-    with pytest.raises(UserError, match="another seed; remove it"):
+    with pytest.raises(UserError, match=r"other settings \(seed\); remove it"):
         generate_dataset(tiny_config, tmp_path, tiny_estimator, seed=1, quiet=True)
 
 
 def test_bad_numbers_are_refused(tiny_config, tiny_estimator, tmp_path):
-    with pytest.raises(UserError, match="0 processes"):
+    with pytest.raises(UserError, match="processes must be at least 1, not 0"):
         generate_dataset(tiny_config, tmp_path, tiny_estimator, processes=0)
-    with pytest.raises(UserError, match="seed cannot be negative"):
+    with pytest.raises(UserError, match="seed must be 0 or more"):
         generate_dataset(tiny_config, tmp_path, tiny_estimator, seed=-1)
     assert not list(tmp_path.iterdir())
 
@@ -114,10 +133,10 @@ def test_command_tells_where_the_dataset_is(copied, tmp_path):
     command = [*COMMAND, "--config", "tiny", "--data_dir", str(tmp_path)]
     out = subprocess.run(command, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
-    assert out.stdout == f"{copied} was there already; nothing to do\n"
+    assert out.stdout == f"{copied} exists; nothing to do\n"
     out = subprocess.run([*command, "--seed", "1"], capture_output=True, text=True)
     assert out.returncode == 2
-    assert "another seed" in out.stderr and "Traceback" not in out.stderr
+    assert "other settings (seed)" in out.stderr and "Traceback" not in out.stderr
 
 
 def test_raft_estimates_the_flow_of_a_dataset(tmp_path, raft_weights):
@@ -147,13 +166,16 @@ def test_sources_are_looked_at_before_anything_is_rendered(tmp_path):
     write_png(images / "good.png", image)
     out = subprocess.run(command, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
-    assert "1 of 2 files are broken, left out: bad.png" in out.stderr
+    assert "skipped 1 of 2 files that cannot be read: bad.png" in out.stderr
     (card,) = data_dir.glob("oclr_syn/tiny/*/README.md")
-    assert "- images: images, 1 files, 1 broken left out; licence: not stated" in card.read_text()
+    assert (
+        "- images: images, 1 files, 1 unreadable files skipped; licence: not stated"
+        in card.read_text()
+    )
     # Other sources are other settings.
     write_png(images / "more.png", image)
     out = subprocess.run(command, capture_output=True, text=True)
-    assert out.returncode == 2 and "another sources; remove it" in out.stderr
+    assert out.returncode == 2 and "other settings (sources)" in out.stderr
 
 
 def test_full_disk_is_told(tmp_path):
@@ -178,7 +200,7 @@ def test_interrupt_leaves_nothing_that_looks_finished(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on from there" in errors and "Traceback" not in errors
+    assert "Run the same command again to resume" in errors and "Traceback" not in errors
     (unfinished,) = tmp_path.glob("oclr_syn/syn_val/*")
     assert unfinished.suffix == ".unfinished"
     assert [path.name for path in unfinished.iterdir()] == ["metadata.json"]

@@ -139,7 +139,7 @@ def test_render_seen_draws_again(monkeypatch):
     monkeypatch.setattr(module, lambda scene, footage_flow: answers.pop(0))
     assert render_seen(np.random.default_rng(0), config, SceneKind(1)) is drawn
     monkeypatch.setattr(module, lambda scene, footage_flow: hidden)
-    with pytest.raises(UserError, match="larger or slower"):
+    with pytest.raises(UserError, match="is never visible; make"):
         render_seen(np.random.default_rng(0), config, SceneKind(1))
 
 
@@ -154,13 +154,13 @@ def test_card_tells_parameters_sources_fields_and_files(tiny_directory):
     assert card.startswith(f"# oclr_syn/tiny, version {DATA_VERSION}\n")
     for line in (
         "- train: 6",
-        "- images: procedural, no file of anyone's",
+        "- images: procedural, no files",
         "- scene.frames: 6",
         '- flow.estimator: "dis"',
         "- seed: 0",
     ):
         assert line in card.splitlines()
-    assert "- occluder: 0/1 mask of what is in front" in card
+    assert "- occluder: 0/1 mask of the artificial occluder" in card
     for path in tiny_directory.glob("*.array_record*"):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         assert f"- {path.name}: sha256 {digest}" in card

@@ -1,8 +1,8 @@
-"""The published Syn-Train and Syn-Val as a dataset of `oclr_syn`, with the same examples.
+"""Imports the published Syn-Train and Syn-Val as datasets of `oclr_syn`, with the same features.
 
 Layout: `JPEGImages/<sequence>`, `AmodalAnnotations/<sequence>/<k>_<frame>.png`,
-`Flows_gap1/<sequence>/<frame>.flo` and `Flows_gap-1/...`; a sequence's name begins with its number
-of objects. There the last layer is in front; ours run front to back.
+`Flows_gap1/<sequence>/<frame>.flo` and `Flows_gap-1/...`. The name of a sequence starts with its
+number of objects. The published layers are ordered back to front, ours front to back.
 """
 
 import os
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
@@ -28,10 +29,12 @@ from oclr_jax.video.resize import resize_image
 
 
 @dataclass(frozen=True)
-class Released:
+class PublishedData:
     """The recipe of examples that are read from the published folders.
 
-    folder: holds the four folders above. sequences: their names, in order. config: sizes.
+    folder: contains the four folders above.
+    sequences: their names, in order.
+    config: sizes.
     """
 
     folder: Path
@@ -39,7 +42,7 @@ class Released:
     config: OclrSynConfig
 
     def settings(self) -> dict[str, Any]:
-        """As `Recipe`; the flow is the publishers' RAFT flow, and none is exact."""
+        """As `Recipe`; the flow is the published RAFT flow, and there is no exact flow."""
         scene = self.config.scene
         return {
             "data_version": f"released-{DATA_VERSION}",
@@ -54,6 +57,7 @@ class Released:
             },
             "flow": {"estimator": "raft"},
             "exact_flow": False,
+            "opencv": cv2.__version__,  # resizes frames and encodes them
         }
 
     def examples(self, split: str, indices: range) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -67,8 +71,8 @@ class Released:
         video = FrameFolder(self.folder / "JPEGImages" / name)
         if len(video.files) != t:
             raise UserError(
-                f"The sequence {name} in {self.folder} has {len(video.files)} frames and the first "
-                f"one {t}; remove what does not belong."
+                f"The sequence {name} in {self.folder} has {len(video.files)} frames, but the "
+                f"first sequence has {t}; remove or repair it."
             )
         flow = np.stack(list(FlowFolder(self.folder, video.stems(), (1, -1), name)))
         flow = resize_flow(flow, h, w)
@@ -110,20 +114,20 @@ class Released:
         }
 
     def _amodal(self, name: str, stems: list[str]) -> UInt8[np.ndarray, "t h w 3"]:
-        """Masks of all layers front to back on the model grid, empty layers last."""
+        """Masks of all layers on the model grid, front to back, empty layers last."""
         folder, scene = self.folder / "AmodalAnnotations" / name, self.config.scene
         numbers = sorted({int(path.name.split("_")[0]) for path in folder.glob("*_*.png")})
         if not 1 <= len(numbers) <= LAYERS or str(len(numbers)) != name[0]:
             raise UserError(
-                f"{folder} has masks of {len(numbers)} layers, and the name of the sequence says "
-                f"{name[0]}; remove it or copy it again."
+                f"{folder} has masks of {len(numbers)} layers, but its name says {name[0]}; remove "
+                "it or copy it again."
             )
         amodal = np.zeros((len(stems), scene.height, scene.width, LAYERS), np.uint8)
         for layer, number in enumerate(reversed(numbers)):
             for t, stem in enumerate(stems):
                 mask = (read_ids(folder / f"{number}_{stem}.png") > 0).astype(np.float32)
                 amodal[t, ..., layer] = _on_grid(mask, scene.height, scene.width)
-        # A layer that shows nowhere is empty.
+        # A layer without any pixel is empty.
         order = np.argsort(~amodal.any((0, 1, 2)), kind="stable")
         return np.ascontiguousarray(amodal[..., order])
 
@@ -132,7 +136,7 @@ def _on_grid(mask: Float32[np.ndarray, "h w"], height: int, width: int) -> UInt8
     return (resize_image(mask, height, width) >= 0.5).astype(np.uint8)
 
 
-def import_released(
+def import_synval(
     folder: str | os.PathLike,
     data_dir: str | os.PathLike,
     name: str,
@@ -140,33 +144,35 @@ def import_released(
     processes: int = 1,
     quiet: bool = False,
 ) -> tuple[Path, bool]:
-    """Writes the published data as `data_dir/oclr_syn/<name>`, to train on and evaluate as ours.
+    """Writes the published data as `data_dir/oclr_syn/<name>`, for training and evaluation.
 
-    Exact flow is not known of it and stored as NaN; the loader refuses it. Masks come to the model
-    grid by area, flow by `resize_flow`.
+    Exact flow is unknown and stored as NaN, which the loaders refuse. Masks are resized to the
+    model grid by area, flow by `resize_flow`.
 
     Args:
       folder: with `JPEGImages`, `AmodalAnnotations`, `Flows_gap1` and `Flows_gap-1`.
       data_dir: TFDS data directory on a local disk.
-      name: of the dataset's configuration, such as "released_train".
+      name: of the dataset configuration to write, such as "published_train".
       split: "train" or "validation".
-      processes: how many read at the same time.
+      processes: number of processes that read and write.
       quiet: no progress bar.
 
     Returns:
-      The directory, and whether anything had to be written.
+      The dataset's directory, and whether anything was written.
 
     Raises:
-      UserError: folders, files or layers are missing or do not fit together.
+      UserError: folders, files or layers are missing or inconsistent.
     """
     folder = Path(folder)
     images = folder / "JPEGImages"
     for place in (images, folder / "AmodalAnnotations"):
         if not place.is_dir():
-            raise UserError(f"There is no folder {place}; name the folder that was downloaded.")
+            raise UserError(
+                f"There is no folder {place}; name the downloaded folder that contains it."
+            )
     sequences = tuple(sorted(path.name for path in images.iterdir() if path.is_dir()))
     if not sequences:
-        raise UserError(f"{images} has no sequences; name the folder that was downloaded.")
+        raise UserError(f"{images} has no sequences; name the downloaded folder.")
     first = FrameFolder(images / sequences[0])
     scene = replace(
         SceneConfig(),
@@ -180,4 +186,6 @@ def import_released(
         scene=scene,
         splits={split: len(sequences)},
     )
-    return build_dataset(config, data_dir, Released(folder, sequences, config), processes, quiet)
+    return build_dataset(
+        config, data_dir, PublishedData(folder, sequences, config), processes, quiet
+    )

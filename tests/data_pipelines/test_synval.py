@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipelines.builders.released import import_released
+from data_pipelines.builders.synval import import_synval
 from data_pipelines.loaders.clips import make_clip_loader
 from oclr_jax.errors import UserError
 from oclr_jax.flow.flo import write_flo
@@ -36,7 +36,7 @@ def published(tmp_path):
 
 
 def test_examples_are_as_our_own(published, tmp_path, tiny_directory):
-    directory, made = import_released(published, tmp_path, "released_val", "validation", quiet=True)
+    directory, made = import_synval(published, tmp_path, "published_val", "validation", quiet=True)
     assert made
     ours = tfds.builder_from_directory(tiny_directory).as_data_source("train")[0]
     one, two = tfds.builder_from_directory(directory).as_data_source("validation")
@@ -59,7 +59,7 @@ def test_examples_are_as_our_own(published, tmp_path, tiny_directory):
 
 
 def test_it_loads_and_has_no_exact_flow(published, tmp_path):
-    directory, _ = import_released(published, tmp_path, "released_train", "train", quiet=True)
+    directory, _ = import_synval(published, tmp_path, "published_train", "train", quiet=True)
     options = {"frames": 3, "batch_size": 2, "height": 32, "width": 56, "train": True}
     batch = make_clip_loader(directory, "train", **options)[0]
     assert np.isfinite(batch["flow"]).all()
@@ -70,11 +70,11 @@ def test_it_loads_and_has_no_exact_flow(published, tmp_path):
 
 def test_what_does_not_fit_is_told(published, tmp_path):
     with pytest.raises(UserError, match="no folder.*JPEGImages"):
-        import_released(tmp_path / "none", tmp_path, "released_val", "validation")
+        import_synval(tmp_path / "none", tmp_path, "published_val", "validation")
     (published / "JPEGImages" / "2_b").rename(published / "JPEGImages" / "3_b")
     (published / "AmodalAnnotations" / "2_b").rename(published / "AmodalAnnotations" / "3_b")
     for gap in ("1", "-1"):
         (published / f"Flows_gap{gap}" / "2_b").rename(published / f"Flows_gap{gap}" / "3_b")
-    with pytest.raises(UserError, match="masks of 2 layers"):
-        import_released(published, tmp_path, "released_val", "validation", quiet=True)
-    assert not (tmp_path / "oclr_syn" / "released_val" / "2.0.0").exists()
+    with pytest.raises(UserError, match="masks of 2 layers, but its name says 3"):
+        import_synval(published, tmp_path, "published_val", "validation", quiet=True)
+    assert not (tmp_path / "oclr_syn" / "published_val" / "2.0.0").exists()

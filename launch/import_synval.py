@@ -1,7 +1,7 @@
-"""Makes a dataset of the published synthetic data.
+"""Imports the published Syn-Train or Syn-Val as a dataset.
 
-`python launch/import_released.py FOLDER --data_dir data --config released_train --split train`,
-where FOLDER holds `JPEGImages`, `AmodalAnnotations`, `Flows_gap1` and `Flows_gap-1`.
+`python launch/import_synval.py FOLDER --data_dir data --config published_train --split train`,
+where FOLDER contains `JPEGImages`, `AmodalAnnotations`, `Flows_gap1` and `Flows_gap-1`.
 """
 
 import argparse
@@ -9,25 +9,25 @@ import os
 import sys
 from pathlib import Path
 
-# `launch` is run from a checkout, installed or not; the processes that it spawns need it too.
+# Runs from a checkout, installed or not; so do the processes that it spawns.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_pipelines.builders.released import import_released
+from data_pipelines.builders.synval import import_synval
 from oclr_jax.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and imports; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="the published data")
+    parser.add_argument("folder", help="folder of the published data")
     parser.add_argument("--data_dir", required=True, help="TFDS data directory to write into")
-    parser.add_argument("--config", required=True, help="name of the dataset to make")
+    parser.add_argument("--config", required=True, help="name of the dataset to write")
     parser.add_argument("--split", choices=("train", "validation"), required=True)
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     try:
-        directory, made = import_released(
+        directory, made = import_synval(
             options.folder,
             options.data_dir,
             options.config,
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{directory} {'is ready' if made else 'was there already; nothing to do'}")
+    print(f"{directory} {'is ready' if made else 'exists; nothing to do'}")
     return 0
 
 
