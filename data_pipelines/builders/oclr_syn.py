@@ -141,7 +141,7 @@ class OclrSyn(tfds.core.ShardBasedBuilder):
         ),
         OclrSynConfig(
             name="flow_pairs",
-            description="Training data for optical flow: 4 frames, flow at the rendered resolution.",
+            description="Training data for optical flow: 4 frames, flow at the rendered size.",
             scene=SceneConfig(frames=4, height=256, width=448),
             splits={"train": 2000, "validation": 64},
         ),
