@@ -1,8 +1,8 @@
-"""Axis letters, batches and key names shared by every room; imports nothing heavy.
+"""Axis names and batch types, shared by all packages. Imports nothing heavy.
 
-Axes, everywhere: `b` batch, `t` time, `h w` rows and columns, `c` channels, `k` layers (front to
-back in the ground truth, index 0 in front). Flow is `(u, v)` = (right, down) in pixels of the grid
-on which it is stored; gap `+1` is frame i to i+1, gap `-1` is frame i to i-1.
+Axes: `b` batch, `t` time, `h w` rows and columns, `c` channels, `k` layers (ground truth runs front
+to back, index 0 in front). Flow is `(u, v)` = (right, down) in pixels of the grid on which it is
+stored. Gap `+1` is from frame i to i+1, gap `-1` from frame i to i-1.
 """
 
 from typing import NotRequired, TypedDict
@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float32, UInt8
 
 
 class Batch(TypedDict):
-    """What a training step consumes.
+    """A batch for training the segmentation of moving objects.
 
-    flow: both gaps stacked as (u+1, v+1, u-1, v-1), pixels of the model grid.
-    amodal: 0/1 amodal masks, front to back, empty layers last.
-    modal: 0/1 visible parts of the same layers.
+    flow: both gaps stacked as (u+1, v+1, u-1, v-1), in pixels of the model grid.
+    amodal: binary amodal masks, front to back, empty layers last.
+    modal: binary masks of the visible parts of the same layers.
     """
 
     flow: Float32[np.ndarray, "b t h w 4"]
@@ -25,12 +25,12 @@ class Batch(TypedDict):
 
 
 class FlowBatch(TypedDict):
-    """What a training step of optical flow consumes.
+    """A batch for training optical flow.
 
-    first, second: RGB.
-    flow: of every pixel of `first`, in pixels, to `second`.
+    first, second: RGB frames.
+    flow: from `first` to `second`, in pixels.
     valid: where the flow is known.
-    estimated: in validation, the flow that the data holds of DIS between the same frames.
+    estimated: in validation, the stored DIS flow between the same frames.
     """
 
     first: UInt8[np.ndarray, "b h w 3"]

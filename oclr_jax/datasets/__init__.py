@@ -1,1 +1,1 @@
-"""The benchmarks of both papers: their facts, their files, their published numbers. No jax."""
+"""The benchmarks of both papers: descriptions, file layouts and published figures. No jax."""

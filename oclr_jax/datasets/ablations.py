@@ -1,7 +1,7 @@
-"""The paper's experiments on training: Xie et al., NeurIPS 2022, supplement, tables E6 to E8.
+"""Ablation studies of the first paper: Xie et al., NeurIPS 2022, supplement, tables E6 to E8.
 
-Figures are J in percent. Ours-D to Ours-I of E7 are in part table 1 of the main paper, whose
-letters are others.
+Figures are J in percent. Some rows of table E7 are also in table 1 of the main paper, under other
+letters.
 """
 
 from typing import NamedTuple
@@ -23,9 +23,9 @@ class Experiment(NamedTuple):
     """A row of table E6 or E7."""
 
     table: str
-    name: str  # of the variant in configs/oclr_flow.py
-    table_1: str  # its letter in the main paper's table 1; empty: not there
-    setting: str  # what is particular to it
+    name: str  # variant in configs/oclr_flow.py
+    table_1: str  # letter in table 1 of the main paper; empty if absent
+    setting: str  # difference from the default
     figures: tuple[float, ...]  # in the order of COLUMNS
 
 
@@ -40,7 +40,7 @@ EXPERIMENTS = (
     Experiment(E7, "ours_h", "D", "T = 15", (71.3, 53.5, 82.8, 83.0)),
     Experiment(E7, "ours_i", "E", "lambda_bound 0", (71.5, 54.1, 80.9, 81.6)),
 )
-# Table E8: Ours-G four times, the first being E7's.
+# Table E8: four trainings of Ours-G; the first is that of table E7.
 REPEATED = "ours_g"
 REPEATS = (
     (72.1, 54.5, 85.6, 84.7),
@@ -49,5 +49,5 @@ REPEATS = (
     (72.1, 54.0, 85.9, 85.2),
 )
 REPEATS_MEAN = (72.3, 54.2, 85.4, 84.7)
-# Of the four themselves, not corrected for their number.
+# Population standard deviation (divided by n).
 REPEATS_STD = (0.3, 0.2, 0.4, 0.3)

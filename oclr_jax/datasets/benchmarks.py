@@ -1,29 +1,29 @@
-"""What each benchmark is: sequences, flow gap, how it is scored, what its folder must hold."""
+"""Descriptions of the benchmarks: sequences, flow gap, scoring rules, folder layout."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-# Rendered data, scored by modal and amodal masks: what `launch/generate.py` made, and the release.
+# Synthetic datasets, scored by modal and amodal masks: our own, and the released Syn-Val.
 SYNTHETIC = ("oclr_syn", "syn_val_released")
 
-# Pixels of this value in an annotation with ids belong to nobody and do not count.
+# Value of void pixels in id annotations. They do not count.
 VOID = 255
-# Frames of the published program's windows, and the most objects that it finds in one.
+# Frames per window in the published program, and its maximum number of objects per window.
 WINDOW = 30
 WINDOW_OBJECTS = 3
-# The most proposals that the official multi-object evaluator takes for a sequence.
+# Maximum number of proposals per sequence in the official multi-object evaluator.
 MAX_PROPOSALS = 20
 
 PROTOCOLS = {
-    "paper": "windows of T frames, in each the layers that match the truth best, no stitching",
-    "sequence-oracle": "objects followed over the sequence, those that match the truth best",
+    "paper": "per window of T frames, the layers that best match the ground truth; no tracking",
+    "sequence-oracle": "per sequence, the tracks that best match the ground truth",
     "davis-unsupervised": "official multi-object rule: proposals matched once on mean J and F",
-    "no-oracle": "the program says which objects are foreground, against all of the truth",
-    "union": "objects followed over the sequence, all of them against all of the truth",
+    "no-oracle": "foreground chosen without ground truth, against all of the ground truth",
+    "union": "all tracks together, against all of the ground truth",
 }
 
-# Colour (RGB) of each object id, from 1, in annotations that are stored as colour pictures.
+# RGB colour of the ids 1, 2, ... in annotations stored as colour images.
 DAVIS2017_MOTION_COLOURS = (
     (128, 0, 0),
     (0, 128, 0),
@@ -40,32 +40,32 @@ YTVOS2018_MOTION_COLOURS = (
 )
 
 _SEQUENCES = json.loads((Path(__file__).parent / "sequences.json").read_text(encoding="utf-8"))
-# The four sequences that steer choices: figures on them are never a test result.
+# The four development sequences. Figures on them are not test results.
 DEVELOPMENT = frozenset({"blackswan", "car-shadow", "dance-twirl", "horsejump-high"})
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One dataset as the papers score it."""
+    """A benchmark and how the papers score it."""
 
-    name: str  # of the TFDS builder and of `oclr evaluate --dataset`
-    title: str  # as the papers call it
-    tree: str  # what its folder must hold, one line per path
-    source: str  # where it comes from
-    gaps: tuple[int, ...] = (1,)  # of the optical flow, in frames; the first is the default
-    protocols: tuple[str, ...] = ("paper", "no-oracle")  # the default
-    single: bool = True  # all objects of a sequence are one foreground
-    grouped: bool = False  # the published program puts all layers together before it scores them
+    name: str  # name of the TFDS builder and in `oclr evaluate --dataset`
+    title: str  # name in the papers
+    tree: str  # expected files, one path pattern per line
+    source: str  # where to get it
+    gaps: tuple[int, ...] = (1,)  # gaps of the optical flow in frames, default first
+    protocols: tuple[str, ...] = ("paper", "no-oracle")  # default protocols
+    single: bool = True  # all objects of a sequence form one foreground
+    grouped: bool = False  # under `paper`, all layers together are scored
     drop_ends: bool = False  # the first and the last frame of a sequence do not count
-    boxes: bool = False  # scored by boxes: detection success rates
+    boxes: bool = False  # ground truth is boxes; scored by success rates
 
     def sequences(self, split: str = "validation") -> tuple[str, ...]:
-        """Names of a split's sequences."""
+        """Names of the sequences of a split."""
         return tuple(_SEQUENCES[self.name][split])
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of its splits."""
+        """Names of the splits."""
         return tuple(_SEQUENCES[self.name])
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks as the TFDS builders leave them: frames, annotations and flow in one file."""
+"""Reading benchmarks built as TFDS datasets: frames, annotations and flow."""
 
 import os
 from functools import lru_cache
@@ -12,14 +12,14 @@ from oclr_jax.datasets.layouts import BenchmarkSequence, Box
 from oclr_jax.errors import UserError
 
 
-def read_stored(
+def read_built_benchmark(
     benchmark: Benchmark, directory: str | os.PathLike
 ) -> tuple[list[BenchmarkSequence], dict[str, Any] | None]:
-    """The validation sequences in a builder's directory, and the settings of their flow."""
+    """The validation sequences of a built benchmark, and the settings of their flow, if any."""
     source, metadata = open_built(benchmark.name, directory)
     flow = metadata.get("flow")
 
-    @lru_cache(maxsize=1)  # a record is decoded whole, and sequences are gone through in order
+    @lru_cache(maxsize=1)  # a record is decoded as a whole, and sequences are read in order
     def example(index: int) -> dict[str, Any]:
         return source[index]
 
@@ -27,27 +27,29 @@ def read_stored(
 
 
 def open_built(name: str, directory: str | os.PathLike) -> tuple[Any, dict[str, Any]]:
-    """The validation examples, by number, of a built TFDS dataset, and its metadata.
+    """The validation examples of a built TFDS dataset, as a random-access source; its metadata.
 
-    Needs tensorflow-datasets (extra `data`). Raises UserError where it is missing, and where the
-    directory holds no such dataset.
+    Raises UserError if the directory is not that dataset, or tensorflow-datasets (extra `data`) is
+    not installed.
     """
     if not (Path(directory) / "features.json").is_file():
         raise UserError(
-            f"{directory} holds no built dataset; give the folder with features.json in it."
+            f"{directory} is not a built dataset; give the folder that contains features.json."
         )
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(
-            f"{directory} is a built dataset, and reading it needs the extra `data`; install it or "
-            "give the dataset's original folder."
+            f"Reading the built dataset {directory} needs the extra `data`; install it, or give "
+            "the original folder of the dataset."
         ) from error
     builder = tfds.builder_from_directory(str(directory))
     if builder.name != name:
-        raise UserError(f"{directory} holds the dataset {builder.name}, not {name}.")
+        raise UserError(
+            f"{directory} contains the dataset {builder.name}, not {name}; give the right folder."
+        )
     if "validation" not in builder.info.splits:
-        raise UserError(f"{directory} has no split called validation; build it with one.")
+        raise UserError(f"{directory} has no validation split; build the dataset with one.")
     metadata = dict(builder.info.metadata or {})
     return builder.as_data_source(split="validation"), metadata
 

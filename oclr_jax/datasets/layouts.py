@@ -1,11 +1,10 @@
-"""The benchmarks' own files, as their authors distribute them: folders or zip files."""
+"""Reading benchmarks in the layout of their authors, from folders or zip files."""
 
 import ast
 import csv
 import io
 import os
 import re
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,31 +12,34 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image
 
 from oclr_jax.datasets.benchmarks import (
     BENCHMARKS,
     DAVIS2017_MOTION_COLOURS,
-    VOID,
     YTVOS2018_MOTION_COLOURS,
     Benchmark,
 )
+from oclr_jax.datasets.dataset_files import (
+    AnyPath,
+    DatasetRoot,
+    list_files,
+    read_annotation,
+    read_frame,
+    read_id_annotation,
+)
 from oclr_jax.errors import UserError
 
-Place = Path | zipfile.Path  # a file or folder, on the disk or inside a zip file
-
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
-# FBMS: grey values, 0 to 1, above which a label of the ground truth is an object. Two sequences
-# have labels of their own.
-_FBMS_OBJECT = 0.1
-_FBMS_OBJECT_IN = {"marple7": 0.05, "marple2": 0.4}
-# YTVOS18-motion: a sequence with as many frames is split into parts of fewer.
-_SPLIT_FROM = 100
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+# FBMS: grey level, 0 to 1, above which a ground-truth label is an object. Two sequences differ.
+_FBMS_THRESHOLD = 0.1
+_FBMS_THRESHOLDS = {"marple7": 0.05, "marple2": 0.4}
+# YTVOS18-motion: sequences with at least this many frames are split.
+_SPLIT_LENGTH = 100
 
 
 @dataclass(frozen=True)
 class Box:
-    """An annotated box of MoCA."""
+    """A box annotation of MoCA."""
 
     corners: tuple[float, ...]  # left, top, right, bottom in pixels
     motion: int  # 0 locomotion, 1 deformation, 2 static
@@ -45,19 +47,32 @@ class Box:
 
 @dataclass(frozen=True)
 class BenchmarkSequence:
-    """One sequence of a benchmark; pictures are read when they are asked for."""
+    """One sequence of a benchmark. Images are read on access.
 
-    name: str  # differs from `folder` where a sequence was split
-    folder: str  # name of its folder in flow and results
-    stems: list[str]  # name of each frame, without suffix
-    frame: Callable[[int], UInt8[np.ndarray, "h w 3"]]  # RGB
-    annotated: list[int]  # numbers of the frames with an annotation
-    annotation: Callable[[int], UInt8[np.ndarray, "h w"]]  # ids, 0 background, VOID
-    boxes: dict[int, Box] = field(default_factory=dict)  # by frame; MoCA alone has them
-    start: int = 0  # of a part: number of its first frame in the whole sequence
-    whole: tuple[str, ...] = ()  # of a part: the whole sequence's stems
-    encoded: Callable[[int], bytes] | None = None  # a frame's file, JPEG, PNG or BMP
-    # Flow kept with the dataset at its gap and its negative: (u, v, u, v) in pixels of its grid.
+    name: name of the sequence; differs from `folder` for a part of a split sequence.
+    folder: name of its folder in flow and results.
+    stems: names of the frames, without suffix.
+    frame: frame number to RGB image.
+    annotated: numbers of the annotated frames.
+    annotation: number of an annotated frame to ids (0 background, VOID).
+    boxes: by frame number; MoCA only.
+    start: for a part, number of its first frame in the whole sequence.
+    whole: for a part, the stems of the whole sequence.
+    encoded: frame number to the content of its file (JPEG, PNG or BMP).
+    flow: flow stored with the dataset, at its gap and the negative gap: (u, v, u, v) in pixels of
+      its grid.
+    """
+
+    name: str
+    folder: str
+    stems: list[str]
+    frame: Callable[[int], UInt8[np.ndarray, "h w 3"]]
+    annotated: list[int]
+    annotation: Callable[[int], UInt8[np.ndarray, "h w"]]
+    boxes: dict[int, Box] = field(default_factory=dict)
+    start: int = 0
+    whole: tuple[str, ...] = ()
+    encoded: Callable[[int], bytes] | None = None
     flow: Callable[[], Float32[np.ndarray, "t h w 4"]] | None = None
 
     def frames(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -68,103 +83,67 @@ class BenchmarkSequence:
 def find_benchmark_sequences(
     benchmark: Benchmark, root: str | os.PathLike, split: str = "validation"
 ) -> list[BenchmarkSequence]:
-    """The sequences of a split that are present in `root`, in the order of their list.
+    """The sequences of a split that are present in `root`, in the official order.
 
-    `root` is the dataset's folder, one above it, or a zip file of it. Raises UserError, saying what
-    was expected and what was found, where the tree is another or no sequence of the list is there.
+    `root` is the folder of the dataset, its parent folder, or a zip file of it. Raises UserError,
+    with the expected and the found layout, if the layout differs or no sequence is present.
     """
     root = Path(root)
     if not root.exists():
         raise UserError(f"The dataset folder {root} does not exist; check the path.")
     wanted = benchmark.sequences(split)
-    sequences = _READERS[benchmark.name](_Tree(benchmark, root), wanted, split)
+    sequences = _READERS[benchmark.name](DatasetRoot(benchmark, root), wanted, split)
     if not sequences:
         raise UserError(
-            f"{root} holds none of the {len(wanted)} sequences of {benchmark.title} ({split}), "
-            f"such as {wanted[0]}; put them there."
+            f"{root} contains none of the {len(wanted)} sequences of {benchmark.title} ({split}), "
+            f"such as {wanted[0]}; add them."
         )
     return sequences
 
 
-class _Tree:
-    """Where the parts of a benchmark lie."""
+def _davis2016(root: DatasetRoot, names: Sequence[str], split: str) -> list[BenchmarkSequence]:
+    frames, annotations = root.find("JPEGImages/480p"), root.find("Annotations/480p")
 
-    def __init__(self, benchmark: Benchmark, root: Path):
-        self.benchmark, self.root = benchmark, root
+    def read(path: AnyPath) -> UInt8[np.ndarray, "h w"]:
+        return (read_annotation(path, "L") > 0).astype(np.uint8)
 
-    def part(self, *paths: str) -> Place:
-        """The first of `paths` that exists in the root, in a folder or in a zip file of it."""
-        for place in self._places():
-            for path in paths:
-                if (found := place.joinpath(*path.split("/"))).exists():
-                    return found
-        found = sorted(child.name for child in self.root.iterdir()) if self.root.is_dir() else []
-        raise UserError(
-            f"{self.root} is not laid out as {self.benchmark.title} is: expected "
-            f"{'; '.join(self.benchmark.tree.splitlines())}; found "
-            f"{', '.join(found[:8]) or 'nothing'}{', ...' if len(found) > 8 else ''}."
-        )
-
-    def _places(self) -> Iterator[Place]:
-        if self.root.is_file():
-            yield from _inside_zip(self.root)
-            return
-        yield self.root
-        for child in sorted(self.root.iterdir()):
-            if child.is_dir():
-                yield child
-            elif child.suffix == ".zip":
-                yield from _inside_zip(child)
+    return [_sequence_by_stem(name, frames, annotations, read) for name in _present(names, frames)]
 
 
-def _inside_zip(path: Path) -> Iterator[Place]:
-    try:
-        inside = zipfile.Path(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no whole zip file; download it again or unpack it.") from error
-    yield inside
-    yield from (child for child in inside.iterdir() if child.is_dir())
+def _davis2017_motion(
+    root: DatasetRoot, names: Sequence[str], split: str
+) -> list[BenchmarkSequence]:
+    frames, annotations = root.find("JPEGImages/480p"), root.find("Annotations_motion/480p")
+
+    def read(path: AnyPath) -> UInt8[np.ndarray, "h w"]:
+        return read_id_annotation(path, DAVIS2017_MOTION_COLOURS)
+
+    return [_sequence_by_stem(name, frames, annotations, read) for name in _present(names, frames)]
 
 
-def _davis2016(tree: _Tree, names: Sequence[str], split: str) -> list[BenchmarkSequence]:
-    frames, annotations = tree.part("JPEGImages/480p"), tree.part("Annotations/480p")
+def _ytvos2018_motion(
+    root: DatasetRoot, names: Sequence[str], split: str
+) -> list[BenchmarkSequence]:
+    frames, annotations = root.find("JPEGImages"), root.find("Annotations_motion")
 
-    def read(path: Place) -> UInt8[np.ndarray, "h w"]:
-        return (_read_picture(path, "L") > 0).astype(np.uint8)
-
-    return [_by_stem(name, frames, annotations, read) for name in _present(names, frames)]
-
-
-def _davis2017_motion(tree: _Tree, names: Sequence[str], split: str) -> list[BenchmarkSequence]:
-    frames, annotations = tree.part("JPEGImages/480p"), tree.part("Annotations_motion/480p")
-
-    def read(path: Place) -> UInt8[np.ndarray, "h w"]:
-        return _read_ids(path, DAVIS2017_MOTION_COLOURS)
-
-    return [_by_stem(name, frames, annotations, read) for name in _present(names, frames)]
-
-
-def _ytvos2018_motion(tree: _Tree, names: Sequence[str], split: str) -> list[BenchmarkSequence]:
-    frames, annotations = tree.part("JPEGImages"), tree.part("Annotations_motion")
-
-    def read(path: Place) -> UInt8[np.ndarray, "h w"]:
-        return _read_ids(path, YTVOS2018_MOTION_COLOURS)
+    def read(path: AnyPath) -> UInt8[np.ndarray, "h w"]:
+        return read_id_annotation(path, YTVOS2018_MOTION_COLOURS)
 
     return [
         part
         for name in _present(names, frames)
-        for part in split_long(_by_stem(name, frames, annotations, read))
+        for part in split_long_sequence(_sequence_by_stem(name, frames, annotations, read))
     ]
 
 
-def split_long(sequence: BenchmarkSequence) -> list[BenchmarkSequence]:
-    """A sequence of 100 frames or more in equal parts of fewer, the last takes the rest.
+def split_long_sequence(sequence: BenchmarkSequence) -> list[BenchmarkSequence]:
+    """Splits a sequence of 100 frames or more into equal parts; the last takes the remainder.
 
-    The parts are called `<name>_part1`, ...; those without an annotation are left out. The rule of
+    Parts are named `<name>_part1`, ...; those without annotations are dropped. This is the rule of
     the second paper's program for YTVOS18-motion.
     """
     count = len(sequence.stems)
-    parts = count // _SPLIT_FROM + 1
+    parts = count // _SPLIT_LENGTH + 1
     if parts == 1:
         return [sequence]
     starts = [part * (count // parts) for part in range(parts)] + [count]
@@ -188,55 +167,58 @@ def split_long(sequence: BenchmarkSequence) -> list[BenchmarkSequence]:
     return found
 
 
-def _segtrack_v2(tree: _Tree, names: Sequence[str], split: str) -> list[BenchmarkSequence]:
-    frames, truth = tree.part("JPEGImages"), tree.part("GroundTruth")
+def _segtrack_v2(root: DatasetRoot, names: Sequence[str], split: str) -> list[BenchmarkSequence]:
+    frames, truth = root.find("JPEGImages"), root.find("GroundTruth")
     found = []
     for name in _present(names, frames):
-        pictures, folder = _files(frames / name, _IMAGES), truth / name
+        pictures, folder = list_files(frames / name, _IMAGE_SUFFIXES), truth / name
         if not folder.is_dir():
             raise _no_annotations(name, folder)
-        # Sequences with several objects have one folder for each; all of them are foreground.
+        # Sequences with several objects have a folder per object; all objects are foreground.
         folders = [child for child in folder.iterdir() if child.is_dir()] or [folder]
-        objects = [_files(one, _IMAGES) for one in sorted(folders, key=lambda one: one.name)]
+        objects = [
+            list_files(one, _IMAGE_SUFFIXES) for one in sorted(folders, key=lambda one: one.name)
+        ]
         for one, files in zip(folders, objects, strict=True):
             if len(files) != len(pictures):
                 raise UserError(
-                    f"{one} holds {len(files)} annotations for {len(pictures)} frames of {name}; "
-                    "there must be one for each."
+                    f"{one} contains {len(files)} annotations for {len(pictures)} frames of "
+                    f"{name}; there must be one per frame."
                 )
 
         def read(frame: int, objects=objects) -> UInt8[np.ndarray, "h w"]:
-            masks = [_read_picture(files[frame], "L") > 127 for files in objects]
+            masks = [read_annotation(files[frame], "L") > 127 for files in objects]
             return np.any(masks, axis=0).astype(np.uint8)
 
         found.append(_sequence(name, pictures, list(range(len(pictures))), read))
     return found
 
 
-def _fbms59(tree: _Tree, names: Sequence[str], split: str) -> list[BenchmarkSequence]:
-    root = tree.part("Testset" if split == "validation" else "Trainingset")
+def _fbms59(root: DatasetRoot, names: Sequence[str], split: str) -> list[BenchmarkSequence]:
+    sequences = root.find("Testset" if split == "validation" else "Trainingset")
     found = []
-    for name in _present(names, root):
-        pictures, folder = _files(root / name, _IMAGES), root / name / "GroundTruth"
+    for name in _present(names, sequences):
+        pictures = list_files(sequences / name, _IMAGE_SUFFIXES)
+        folder = sequences / name / "GroundTruth"
         files = _fbms_annotations(name, pictures, folder)
 
         def read(frame: int, name=name, files=files) -> UInt8[np.ndarray, "h w"]:
-            grey = _read_picture(files[frame], "RGB")
+            grey = read_annotation(files[frame], "RGB")
             grey = cv2.cvtColor(grey, cv2.COLOR_RGB2GRAY) / 255.0
             if files[frame].name.endswith(".ppm"):
-                grey[grey > 0.99] = 0  # there white is the background
-            return (grey > _FBMS_OBJECT_IN.get(name, _FBMS_OBJECT)).astype(np.uint8)
+                grey[grey > 0.99] = 0  # white is background in colour annotations
+            return (grey > _FBMS_THRESHOLDS.get(name, _FBMS_THRESHOLD)).astype(np.uint8)
 
         found.append(_sequence(name, pictures, sorted(files), read))
     return found
 
 
-def _fbms_annotations(name: str, pictures: list[Place], folder: Place) -> dict[int, Place]:
-    """The sparse ground truth of an FBMS sequence by frame: colour files where there are some."""
+def _fbms_annotations(name: str, pictures: list[AnyPath], folder: AnyPath) -> dict[int, AnyPath]:
+    """The sparse annotations of an FBMS sequence, by frame number. Colour files take precedence."""
     if not folder.is_dir():
         raise _no_annotations(name, folder)
-    files = [file for file in _files(folder, (".ppm",)) if "PROB" not in file.name]
-    files = files or _files(folder, (".pgm",))
+    files = [file for file in list_files(folder, (".ppm",)) if "PROB" not in file.name]
+    files = files or list_files(folder, (".pgm",))
     numbers = [_number_after(name, file.name) for file in files]
     own = {_number_after(name, picture.name): frame for frame, picture in enumerate(pictures)}
     if not files or None in numbers:
@@ -245,24 +227,24 @@ def _fbms_annotations(name: str, pictures: list[Place], folder: Place) -> dict[i
         return {own[number]: file for number, file in zip(numbers, files, strict=True)}
     if min(numbers) < 1 or max(numbers) > len(pictures):
         raise UserError(
-            f"{folder} has ground truth for frame {max(numbers)} and {name} has {len(pictures)} "
-            "frames; download the sequence again."
+            f"{folder} annotates frame {max(numbers)}, but {name} has {len(pictures)} frames; "
+            "download the sequence again."
         )
     return {number - 1: file for number, file in zip(numbers, files, strict=True)}
 
 
 def _number_after(sequence: str, file: str) -> int | None:
-    """The frame's number in a file name, which may begin with the sequence's name."""
+    """The frame number in a file name, which may start with the name of the sequence."""
     digits = re.search(r"\d+", file.removeprefix(sequence))
     return int(digits.group()) if digits else None
 
 
-def _moca_filter(tree: _Tree, names: Sequence[str], split: str) -> list[BenchmarkSequence]:
-    frames = tree.part("JPEGImages")
-    boxes = read_moca_boxes(tree.part("annotations.csv", "Annotations/annotations.csv"))
+def _moca_filter(root: DatasetRoot, names: Sequence[str], split: str) -> list[BenchmarkSequence]:
+    frames = root.find("JPEGImages")
+    boxes = read_moca_boxes(root.find("annotations.csv", "Annotations/annotations.csv"))
     found = []
     for name in _present(names, frames):
-        pictures = _files(frames / name, _IMAGES)
+        pictures = list_files(frames / name, _IMAGE_SUFFIXES)
         of_frame = {
             frame: boxes[name][picture.stem]
             for frame, picture in enumerate(pictures)
@@ -270,12 +252,12 @@ def _moca_filter(tree: _Tree, names: Sequence[str], split: str) -> list[Benchmar
         }
         if not of_frame:
             raise UserError(
-                f"annotations.csv has no box for the frames of {name}; take the file that belongs "
+                f"annotations.csv has no box for the frames of {name}; use the file that belongs "
                 "to these frames."
             )
 
         def read(frame: int, pictures=pictures, of_frame=of_frame) -> UInt8[np.ndarray, "h w"]:
-            height, width = _read_frame(pictures[frame]).shape[:2]
+            height, width = read_frame(pictures[frame]).shape[:2]
             mask = np.zeros((height, width), np.uint8)
             left, top, right, bottom = (round(side) for side in of_frame[frame].corners)
             mask[top:bottom, left:right] = 1
@@ -285,12 +267,12 @@ def _moca_filter(tree: _Tree, names: Sequence[str], split: str) -> list[Benchmar
     return found
 
 
-def read_moca_boxes(path: Place) -> dict[str, dict[str, Box]]:
-    """The boxes of a MoCA annotation file by sequence and name of the frame.
+def read_moca_boxes(path: AnyPath) -> dict[str, dict[str, Box]]:
+    """The boxes of a MoCA annotation file, by sequence and frame name.
 
-    Rows are `number, /<sequence>/<frame>.jpg, "[2, x, y, width, height]", {'1': 'motion'}`; an
-    empty motion `{}` is that of the row before, rows without a box are left out. A box that begins
-    left of or above the picture is moved inside, as the MoCA evaluator does.
+    Rows are `number, /<sequence>/<frame>.jpg, "[2, x, y, width, height]", {'1': 'motion'}`. An
+    empty motion `{}` means that of the previous row; rows without a box are skipped. A box that
+    starts left of or above the image is moved inside, as in the MoCA evaluator.
     """
     boxes: dict[str, dict[str, Box]] = {}
     motion = 0
@@ -308,7 +290,9 @@ def read_moca_boxes(path: Place) -> dict[str, dict[str, Box]]:
             corners = (x, y, x + width, y + height)
             boxes.setdefault(sequence, {})[frame.rsplit(".", 1)[0]] = Box(corners, motion)
     except (OSError, ValueError, SyntaxError, KeyError, TypeError) as error:
-        raise UserError(f"Cannot read the boxes of {path}; take MoCA's own file.") from error
+        raise UserError(
+            f"Cannot read the boxes in {path}; use the file that MoCA distributes."
+        ) from error
     return boxes
 
 
@@ -323,32 +307,33 @@ _READERS = {
 assert _READERS.keys() == BENCHMARKS.keys()
 
 
-def _present(names: Sequence[str], folder: Place) -> list[str]:
+def _present(names: Sequence[str], folder: AnyPath) -> list[str]:
     return [name for name in names if (folder / name).is_dir()]
 
 
-def _by_stem(name: str, frames: Place, annotations: Place, read) -> BenchmarkSequence:
-    """A sequence whose annotations are named as their frames; some may have none."""
-    pictures = _files(frames / name, _IMAGES)
+def _sequence_by_stem(name: str, frames: AnyPath, annotations: AnyPath, read) -> BenchmarkSequence:
+    """A sequence whose annotations have the names of their frames. Not all frames need one."""
+    pictures = list_files(frames / name, _IMAGE_SUFFIXES)
     if not (annotations / name).is_dir():
         raise _no_annotations(name, annotations / name)
-    by_stem = {file.stem: file for file in _files(annotations / name, (".png",))}
+    by_stem = {file.stem: file for file in list_files(annotations / name, (".png",))}
     annotated = [frame for frame, picture in enumerate(pictures) if picture.stem in by_stem]
     if not annotated:
         raise UserError(
-            f"{annotations / name} holds no annotation that is named as a frame of {name}."
+            f"{annotations / name} contains no annotation with the name of a frame of {name}; "
+            "name them alike."
         )
     return _sequence(name, pictures, annotated, lambda frame: read(by_stem[pictures[frame].stem]))
 
 
 def _sequence(name, pictures, annotated, read, boxes=None) -> BenchmarkSequence:
     if len(pictures) < 2:
-        raise UserError(f"The sequence {name} has {len(pictures)} frames; motion needs two.")
+        raise UserError(f"The sequence {name} has {len(pictures)} frames; at least two are needed.")
     return BenchmarkSequence(
         name=name,
         folder=name,
         stems=[picture.stem for picture in pictures],
-        frame=lambda frame: _read_frame(pictures[frame]),
+        frame=lambda frame: read_frame(pictures[frame]),
         annotated=annotated,
         annotation=read,
         boxes=boxes or {},
@@ -356,52 +341,5 @@ def _sequence(name, pictures, annotated, read, boxes=None) -> BenchmarkSequence:
     )
 
 
-def _no_annotations(name: str, folder: Place) -> UserError:
-    return UserError(f"The sequence {name} has no annotations; add them as {folder}.")
-
-
-def _files(folder: Place, suffixes: tuple[str, ...]) -> list[Place]:
-    """Files in the natural order of their names: 2 before 10."""
-    files = [
-        file
-        for file in folder.iterdir()
-        if file.name.lower().endswith(suffixes) and not file.name.startswith(".")
-    ]
-    return sorted(files, key=lambda file: _natural_order(file.name))
-
-
-def _natural_order(name: str) -> list[int | str]:
-    # Splitting by digits puts text at even and numbers at odd places, so that like meets like.
-    parts = re.split(r"([0-9]+)", name)
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
-
-
-def _read_frame(path: Place) -> UInt8[np.ndarray, "h w 3"]:
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
-    if image is None:
-        raise UserError(f"The image {path} is broken; replace it.")
-    return image
-
-
-def _read_picture(path: Place, mode: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            return np.array(image if mode == image.mode else image.convert(mode))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"Cannot read the annotation {path}; it is no whole picture.") from error
-
-
-def _read_ids(path: Place, colours: tuple[tuple[int, int, int], ...]) -> UInt8[np.ndarray, "h w"]:
-    """Ids of an indexed picture, or those of `colours` in a colour picture; other colours void."""
-    try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            if image.mode in ("P", "L"):
-                return np.array(image)
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"Cannot read the annotation {path}; it is no whole picture.") from error
-    ids = np.where(pixels.any(axis=-1), VOID, 0).astype(np.uint8)
-    for id, colour in enumerate(colours, start=1):
-        ids[(pixels == colour).all(axis=-1)] = id
-    return ids
+def _no_annotations(name: str, folder: AnyPath) -> UserError:
+    return UserError(f"The sequence {name} has no annotations; add them in {folder}.")

@@ -1,26 +1,26 @@
-"""Figures of both papers, and what each method used, to set a new row beside.
+"""Published figures of both papers, and the inputs and settings of each method.
 
-J, F and J&F in percent, SR as a share. `first`: Xie et al., NeurIPS 2022, tables 2 and 3; `second`:
-Xie et al., ECCV 2024, tables 19 and 20.
+J, F and J&F in percent, SR as a fraction. `first`: Xie et al., NeurIPS 2022, tables 2 and 3;
+`second`: Xie et al., ECCV 2024, tables 19 and 20.
 """
 
 from typing import NamedTuple
 
 
 class PublishedResult(NamedTuple):
-    """One method in a paper's table."""
+    """One row of a table in a paper."""
 
-    paper: str  # first or second
+    paper: str  # "first" or "second"
     method: str
-    labels: str  # human annotation in training: yes or no
+    labels: str  # human annotation used in training: "yes" or "no"
     inputs: str  # RGB, flow or both
-    resolution: str  # of the input
-    gap: int | None  # of the flow, where it is the papers' own
-    figures: dict[str, float]
+    resolution: str  # input resolution
+    gap: int | None  # flow gap of the papers' own methods
+    figures: dict[str, float]  # by metric
 
 
 def _single(key: int, measure: str, first, second) -> list[PublishedResult]:
-    """Rows of the single-object tables; `key` is the column."""
+    """Rows of the single-object tables. `key` is the column."""
     rows = []
     for paper, table in (("first", first), ("second", second)):
         for method, labels, inputs, resolution, values in table:
@@ -69,7 +69,7 @@ _SECOND_SINGLE = (
 
 
 def _multi(columns: slice, gap: int) -> list[PublishedResult]:
-    """Rows of the multi-object table, unsupervised methods."""
+    """Rows of the multi-object table; unsupervised methods only."""
     return [
         PublishedResult(
             "second", method, labels, inputs, resolution, gap if own else None, dict(figures)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from oclr_jax.datasets.benchmarks import BENCHMARKS, DEVELOPMENT, Benchmark
-from oclr_jax.datasets.built import read_stored
+from oclr_jax.datasets.built import read_built_benchmark
 from oclr_jax.datasets.layouts import BenchmarkSequence, find_benchmark_sequences
 from oclr_jax.errors import UserError
 from oclr_jax.video.png import read_ids
@@ -46,7 +46,7 @@ def open_dataset(name: str, data: str | os.PathLike) -> Dataset:
     benchmark = BENCHMARKS[name]
     flow = None
     if (Path(data) / "features.json").is_file():
-        sequences, flow = read_stored(benchmark, data)
+        sequences, flow = read_built_benchmark(benchmark, data)
     else:
         sequences = find_benchmark_sequences(benchmark, data)
     total = len(benchmark.sequences())

@@ -1,1 +1,1 @@
-"""Flax Linen modules, one idea a file."""
+"""Flax Linen modules."""

@@ -1,1 +1,1 @@
-"""Pure functions on arrays: losses, matching, layering, metrics. Knows no Flax."""
+"""Pure functions on arrays: losses, matching, layering, metrics. No Flax."""

@@ -1,7 +1,7 @@
-"""The boundary measure F of DAVIS, on 64 pixels at a time.
+"""The boundary metric F of DAVIS, computed on 64 pixels at a time.
 
-A mask is packed into words of 64 bits, so that one instruction works on 64 pixels, and is cropped
-to the part where there is something. The result is the official evaluator's, to the last bit.
+Masks are cropped to their content and packed into 64-bit words, so one instruction processes 64
+pixels. The result is bit-identical to that of the official evaluator.
 """
 
 import math
@@ -9,10 +9,10 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt64
 
-# Share of the image's diagonal within which boundaries count as the same.
+# Matching distance of boundaries, as a fraction of the image diagonal.
 TOLERANCE = 0.008
 _WORD = 64
-_FRAMES = 5  # worked on at once: one frame's arrays are so small that calls cost more than work
+_FRAMES = 5  # processed together: for a single frame, call overhead dominates
 
 
 def boundary_f(
@@ -20,11 +20,11 @@ def boundary_f(
     truth: Bool[np.ndarray, "*n h w"],
     void: Bool[np.ndarray, "*n h w"] | None = None,
 ) -> Float64[np.ndarray, "*n"]:
-    """Boundary measure F of each frame, 0 to 1; 1 where neither mask has a boundary.
+    """Boundary F of each frame, 0 to 1; 1 where neither mask has a boundary.
 
-    The harmonic mean of the share of predicted boundary pixels near a true one and of the share of
-    true ones near a predicted one. Near: within a disk of ceil(0.008 x diagonal) pixels. Pixels of
-    `void` are removed from both masks before boundaries are taken. Perazzi et al., "A Benchmark
+    The harmonic mean of boundary precision and recall. A boundary pixel counts as matched if the
+    other mask has a boundary pixel within a disk of ceil(0.008 x diagonal) pixels. `void` pixels
+    are removed from both masks first. Perazzi et al., "A Benchmark
     Dataset and Evaluation Methodology for Video Object Segmentation", section 4.
     """
     *batch, height, width = predicted.shape
@@ -45,7 +45,7 @@ def _frames_f(
 ) -> Float64[np.ndarray, "n"]:
     frames = len(predicted)
     boundaries = _boundaries(*_pack(np.concatenate([predicted, truth]), radius))
-    # The surroundings in the other order: each boundary is compared with those of its partner.
+    # Rolled, so that each boundary meets the dilated boundary of its counterpart.
     near = np.roll(_dilate(boundaries, radius), frames, axis=0)
     counts = _counts(boundaries)
     shares = _counts(boundaries & near) / np.maximum(counts, 1)
@@ -59,11 +59,11 @@ def _frames_f(
 def _pack(
     masks: Bool[np.ndarray, "m h w"], radius: int
 ) -> tuple[UInt64[np.ndarray, "m rows words"], bool, int | None]:
-    """The masks as bits, cropped alike; whether the image's last row is in it; its last column.
+    """The masks as bits in a common crop; whether the crop has the image's last row; last column.
 
     Bit x of a row is column x of the crop. Every row ends in at least `radius` empty columns, so
-    that bits that are shifted out of a row do not arrive in the next one. Below and to the right
-    there is an empty row and column, where the image has one.
+    bits shifted out of a row do not enter the next one. The crop has an empty row below and an
+    empty column to the right, where the image has them.
     """
     count, height, width = masks.shape
     words = -(-width // _WORD)
@@ -87,7 +87,7 @@ def _pack(
 def _boundaries(
     masks: UInt64[np.ndarray, "m rows words"], last_row: bool, last_column: int | None
 ) -> UInt64[np.ndarray, "m rows words"]:
-    """Pixels that differ from their right, lower or lower right neighbour inside the image."""
+    """Pixels that differ from their right, lower or lower-right neighbour inside the image."""
     below = np.zeros_like(masks)
     below[:, :-1] = masks[:, 1:]
     if last_row:
@@ -110,10 +110,10 @@ def _next_column(bits: UInt64[np.ndarray, "m rows words"]) -> UInt64[np.ndarray,
 def _dilate(
     bits: UInt64[np.ndarray, "m rows words"], radius: int
 ) -> UInt64[np.ndarray, "m rows words"]:
-    """Each bit grown to a disk: the pixels at a distance of at most `radius`.
+    """Dilation by a disk: all pixels at a distance of at most `radius` from a set bit.
 
-    The disk is built from its widest rows inwards: runs of each half width, the narrower the run
-    the further it is moved up and down. Bits in the empty columns at a row's end mean nothing.
+    The disk is a union of horizontal runs, one per half width; the narrower a run, the further it
+    extends vertically. Bits in the empty columns at the end of a row are undefined.
     """
     half_widths = [math.isqrt(radius**2 - rows**2) for rows in range(radius + 1)]
     runs, wide, half_width = {0: bits}, bits, 0
@@ -125,8 +125,8 @@ def _dilate(
         runs[wanted] = wide
     disk, rows = runs[half_widths[radius]], radius
     for half_width in sorted(set(half_widths))[1:]:
-        # The run of this half width spans the rows up to `tallest`, so the narrower ones beside
-        # it have to be moved from there.
+        # The run of this half width spans the rows up to `tallest`. What has been built so far,
+        # from narrower runs, spans the rows from `tallest` to `rows`.
         tallest = max(row for row in range(radius + 1) if half_widths[row] == half_width)
         disk = _heighten(disk, rows - tallest)
         disk |= runs[half_width]
@@ -137,7 +137,7 @@ def _dilate(
 def _heighten(
     bits: UInt64[np.ndarray, "m rows words"], reach: int
 ) -> UInt64[np.ndarray, "m rows words"]:
-    """Every bit, and all bits up to `reach` rows above and below it."""
+    """Vertical dilation by `reach` rows up and down."""
     reached = 0
     while reached < reach:
         step = min(reach - reached, 2 * reached + 1)
@@ -152,7 +152,7 @@ def _heighten(
 def _widen(
     bits: UInt64[np.ndarray, "m rows words"], step: int
 ) -> UInt64[np.ndarray, "m rows words"]:
-    """Every bit, and the bits `step` columns before and after it."""
+    """Every bit, together with the bits `step` columns to its left and right."""
     flat, here, over = bits.reshape(-1), np.uint64(step), np.uint64(_WORD - step)
     wider, part = flat << here, flat >> here
     wider |= part

@@ -1,12 +1,11 @@
-"""All-pairs correlation of two feature maps, and windows looked up in it (RAFT, section 3.2).
+"""All-pairs correlation of two feature maps, and lookup of windows in it (RAFT, section 3.2).
 
-Two ways that give equal numbers: `correlation_pyramid` stores every pair and `lookup` reads from
-it; `lookup_on_demand` computes only the pairs that a window asks for, so that nothing of the size
-of all pairs is ever held. Pooling and interpolation are linear, hence the order does not matter.
+Two implementations with equal results: `correlation_pyramid` stores all pairs for `lookup`;
+`lookup_on_demand` computes only the pairs that a window needs, and never holds an array of all
+pairs. Pooling and interpolation are linear, so their order does not matter.
 
-Windows lie around a position (x, y) in pixels of the finest level, one at each level, (2 radius +
-1)^2 samples with bilinear interpolation; what lies outside the map counts as 0. Samples run over x
-first: index (level, x offset, y offset).
+A window lies around a position (x, y) in pixels of the finest level. At each level it has
+(2 radius + 1)^2 bilinear samples, 0 outside the map, in the order (level, x offset, y offset).
 """
 
 import jax
@@ -16,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 
 def pool2(x: Float[Array, "*n h w c"]) -> Float[Array, "*n h2 w2 c"]:
-    """Means of 2x2 blocks; an odd last row or column is left out."""
+    """Means of 2x2 blocks. An odd last row or column is dropped."""
     *n, h, w, c = x.shape
     x = x[..., : h // 2 * 2, : w // 2 * 2, :]
     return x.reshape(*n, h // 2, 2, w // 2, 2, c).mean(axis=(-4, -2))
@@ -25,7 +24,7 @@ def pool2(x: Float[Array, "*n h w c"]) -> Float[Array, "*n h2 w2 c"]:
 def feature_pyramid(
     features: Float[Array, "n h w c"], levels: int
 ) -> list[Float[Array, "n _h _w c"]]:
-    """The features and their means over blocks of 2, 4, ... pixels."""
+    """The features, and their means over blocks of 2, 4, ... pixels."""
     pyramid = [features]
     for _ in range(levels - 1):
         pyramid.append(pool2(pyramid[-1]))
@@ -35,10 +34,10 @@ def feature_pyramid(
 def correlation_pyramid(
     first: Float[Array, "n h w c"], second: Float[Array, "n h w c"], levels: int, radius: int
 ) -> list[Float[Array, "n h w _p _q"]]:
-    """Float32 dot products of each pixel of `first` with each of `second`, over sqrt(c).
+    """Float32 dot products of all pairs of pixels of `first` and `second`, divided by sqrt(c).
 
-    Level l has `second` averaged over blocks of 2^l pixels; its size is rounded down. Around each
-    level lies a margin of zeros, wide enough for the windows of `lookup` at this radius.
+    At level l, `second` is averaged over blocks of 2^l pixels, with its size rounded down. Each
+    level is padded with zeros, wide enough for the windows of `lookup` at this radius.
     """
     scaled = first.astype(jnp.float32) / np.sqrt(first.shape[-1])
     margin = _margin(radius)
@@ -52,7 +51,7 @@ def correlation_pyramid(
 def lookup(
     pyramid: list[Float[Array, "n h w _p _q"]], position: Float[Array, "n h w 2"], radius: int
 ) -> Float[Array, "n h w samples"]:
-    """Windows of a stored pyramid around `position`, float32; see the top of this file."""
+    """Float32 windows of a `correlation_pyramid` around `position`; see the module docstring."""
     margin, windows = _margin(radius), []
 
     def window(pairs, x, y):
@@ -61,7 +60,7 @@ def lookup(
     for level, pairs in enumerate(pyramid):
         *pixels, height, width = pairs.shape
         centre = position / 2**level
-        # A window that lies wholly outside is moved into the margin, where it is as empty.
+        # A window that lies entirely outside is moved into the margin, which is all zeros too.
         start = jnp.floor(centre).astype(jnp.int32) - radius + margin
         start = jnp.clip(start, 0, jnp.asarray([width - margin, height - margin]))
         flat = pairs.reshape(-1, height, width), *start.reshape(-1, 2).T
@@ -71,8 +70,8 @@ def lookup(
 
 
 def _margin(radius: int) -> int:
-    """Pixels of a window each way: all its samples have the same fraction, so one more than they
-    are many suffices.
+    """Pixels of a window along one axis: all samples have the same fractional offset, so one more
+    pixel than there are samples suffices.
     """
     return 2 * radius + 2
 
@@ -83,9 +82,9 @@ def lookup_on_demand(
     position: Float[Array, "n h w 2"],
     radius: int,
 ) -> Float[Array, "n h w samples"]:
-    """What `lookup` gives, from the features of `first` and the feature pyramid of `second`.
+    """Same as `lookup`, from the features of `first` and the feature pyramid of `second`.
 
-    One row of pixels at a time: its memory is that row's windows, n w (2 radius + 2)^2 c numbers.
+    Processes one row of pixels at a time. Memory: n w (2 radius + 2)^2 c numbers.
     """
     scaled = first.astype(jnp.float32) / np.sqrt(first.shape[-1])
     levels = [level.astype(jnp.float32) for level in pyramid]
@@ -110,7 +109,7 @@ def lookup_on_demand(
 def _corners(
     centre: Float[Array, "*n 2"], radius: int, height: int, width: int
 ) -> tuple[Int[Array, "*n k k"], Float[Array, "*n k k"]]:
-    """Flat indices of the pixels around a window's samples, and 1 where they are in the map.
+    """Flat indices of the pixels around the samples, and 1 where they lie inside the map.
 
     k is `_margin(radius)`.
     """

@@ -1,4 +1,4 @@
-"""The training loss of learned optical flow, and the errors that its training reports."""
+"""Training loss and validation errors of learned optical flow."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,14 +6,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from oclr_jax.ops.flow_metrics import OUTLIER_PIXELS, OUTLIER_SHARE
 
-GAMMA = 0.8  # weight of a step's error over that of the next (RAFT, section 3.4)
-MAX_FLOW = 400.0  # px; longer vectors are not learned from (released program)
+GAMMA = 0.8  # decay of the loss weights, from the last iteration backwards (RAFT, section 3.4)
+MAX_FLOW = 400.0  # px; longer vectors are left out of the loss (released program)
 
 
 def learned_vectors(
     truth: Float[Array, "n h w 2"], valid: Bool[Array, "n h w"]
 ) -> Bool[Array, "n h w"]:
-    """The vectors that are learned from: known, and not longer than MAX_FLOW."""
+    """The vectors that count in the loss: valid, and shorter than MAX_FLOW."""
     return valid & (jnp.linalg.norm(truth, axis=-1) < MAX_FLOW)
 
 
@@ -24,19 +24,23 @@ def sequence_loss(
     gamma: float = GAMMA,
     vectors: Float[Array, ""] | None = None,
 ) -> Float[Array, ""]:
-    """Weighted sum over the steps of refinement of the mean absolute error (RAFT, equation 7).
+    """Weighted sum of the mean absolute error over the RAFT iterations (RAFT, equation 7).
 
-    The last step has weight 1, each one before `gamma` times that of the next. The mean is over
-    both components of the `learned_vectors`; 0 where there are none. The released program's mean
-    counts all others as 0.
+    The last iteration has weight 1, each earlier one `gamma` times the weight of the next. The mean
+    is over both components of the `learned_vectors`; 0 if there are none. (The mean of the released
+    program is over all vectors, with 0 for the others.)
 
     Args:
-      vectors: for a part of a batch, the mean number of learned vectors of the batch's equal parts;
-        then the mean of the parts' losses is the loss of the batch. None: their own number.
+      flows: output of every iteration, in pixels.
+      truth, valid: ground truth, and where it is known.
+      gamma: decay of the weights.
+      vectors: the divisor for a part of a batch: the mean number of learned vectors over the equal
+        parts of the batch. The mean of the losses of the parts is then the loss of the batch. None
+        if this is the whole batch.
     """
     used = learned_vectors(truth, valid)
     count = used.sum() if vectors is None else vectors
-    # Twice, because unknown vectors may be no numbers, and so would be the gradient.
+    # Masked twice: unknown vectors may be NaN, which would reach the gradient.
     truth = jnp.where(used[..., None], truth, 0.0)
     error = jnp.where(used[..., None], jnp.abs(flows - truth), 0.0)
     per_step = error.sum(axis=(1, 2, 3, 4)) / jnp.maximum(2 * count, 1)
@@ -47,10 +51,10 @@ def sequence_loss(
 def end_point_errors(
     flow: Float[Array, "n h w 2"], truth: Float[Array, "n h w 2"], valid: Bool[Array, "n h w"]
 ) -> dict[str, Float[Array, ""] | Int[Array, ""]]:
-    """Sums over the valid vectors, to add up over batches, and `count`, how many they are.
+    """Sums of errors over the valid vectors, and their `count`, to be added up over batches.
 
-    `epe`: distance in pixels; `over_1px`, `over_3px`: vectors further off than that; `fl_all`: 100
-    for each that `flow_metrics.fl_all` calls wrong.
+    `epe`: end-point error in pixels; `over_1px`, `over_3px`: number of vectors with a larger error;
+    `fl_all`: 100 for each outlier as defined by `flow_metrics.fl_all`.
     """
     distance = jnp.linalg.norm(flow - truth, axis=-1)
     long = OUTLIER_SHARE * jnp.linalg.norm(truth, axis=-1)

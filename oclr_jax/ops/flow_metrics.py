@@ -1,10 +1,10 @@
-"""How good flow is: against the truth, and, without one, by how well it explains the frames."""
+"""Errors of optical flow: against ground truth, and photometric, without ground truth."""
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-# KITTI 2015: a vector is wrong whose error is over 3 px and over 5% of the true length.
+# KITTI 2015: an outlier has an error above 3 px and above 5% of the true length.
 OUTLIER_PIXELS = 3.0
 OUTLIER_SHARE = 0.05
 
@@ -14,8 +14,7 @@ def end_point_error(
     truth: Float[np.ndarray, "*b h w 2"],
     valid: Bool[np.ndarray, "*b h w"] | None = None,
 ) -> float:
-    """Mean distance in pixels between estimated and true vectors, over the `valid` pixels (all by
-    default); NaN where there are none."""
+    """Mean end-point error in pixels over the `valid` pixels (default: all); NaN for none."""
     return _mean(_distance(flow, truth), valid)
 
 
@@ -24,10 +23,10 @@ def fl_all(
     truth: Float[np.ndarray, "*b h w 2"],
     valid: Bool[np.ndarray, "*b h w"] | None = None,
 ) -> float:
-    """Share of wrong vectors in percent, over the `valid` pixels; NaN where there are none.
+    """Outliers in percent of the `valid` pixels (default: all); NaN for none.
 
-    Wrong is an error above 3 px that is also above 5% of the true length (Menze and Geiger, CVPR
-    2015, the measure Fl-all).
+    An outlier has an error above 3 px and above 5% of the true length (Fl-all of Menze and Geiger,
+    CVPR 2015).
     """
     error = _distance(flow, truth)
     length = np.linalg.norm(truth.astype(np.float64), axis=-1)
@@ -39,10 +38,10 @@ def photometric_error(
     second: UInt8[np.ndarray, "h w 3"],
     flow: Float32[np.ndarray, "h w 2"] | None = None,
 ) -> float:
-    """Mean difference in grey levels (0..255) between `first` and `second`.
+    """Mean absolute difference in grey levels (0 to 255) between `first` and `second`.
 
-    With `flow` from `first` to `second`, in pixels, `second` is first pulled back along it,
-    bilinearly; what comes from outside the frame takes the border's value.
+    With `flow` from `first` to `second`, in pixels, `second` is warped to `first` bilinearly, with
+    border values outside the frame.
     """
     here, there = (
         cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in (first, second)

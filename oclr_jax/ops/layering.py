@@ -1,7 +1,7 @@
-"""From amodal layers and their order to what is visible of each (main paper, section 4).
+"""Modal masks from amodal layers and their depth order (first paper, equation 2).
 
-A layer's pseudo-depth orders it: **lowest = front**. A modal mask is the part of an amodal mask
-that no layer in front of it covers.
+Layers are ordered by pseudo-depth, **lowest = front**. A modal mask is the part of an amodal mask
+that is not covered by layers in front of it.
 """
 
 import itertools
@@ -19,8 +19,8 @@ def hard_modal(
 
     Args:
       amodal: binary amodal masks.
-      order: pseudo-depth of every layer, lowest in front; one per clip (time axis 1) or per frame.
-        Of two layers with equal depth the first is in front.
+      order: pseudo-depth of every layer, per clip (time axis 1) or per frame. At equal depth, the
+        layer with the lower index is in front.
 
     Returns:
       binary modal masks; at most one layer is set at a pixel.
@@ -42,14 +42,14 @@ def soft_modal(
 ) -> Float[Array, "b t h w k"]:
     """The expected visible part of every soft layer under a soft order.
 
-    Each of the K! orders has the product of sigmoid(depth of the back layer - depth of the front
-    layer) over its pairs as its weight, normalised over the orders (released program). Orders that
-    put the same set of layers in front of a layer show the same part of it, so their weights are
-    added first, as scalars: no array of K! masks is built.
+    The weight of each of the K! orders is the product of sigmoid(depth of the back layer - depth of
+    the front layer) over its pairs, normalised over the orders (released program). Orders with the
+    same set of layers in front of a layer show the same part of it, so their scalar weights are
+    summed first: no array of K! masks is built.
 
     Args:
       amodal: amodal probabilities.
-      order: pseudo-depth of every layer, lowest in front; one per clip (time axis 1) or per frame.
+      order: pseudo-depth of every layer, per clip (time axis 1) or per frame.
 
     Returns:
       modal probabilities.
@@ -70,18 +70,18 @@ def soft_modal(
 
 
 def overlap_order(logits: Float[Array, "b t h w k"]) -> Float[Array, "b k"]:
-    """A depth order read off the masks: where two overlap, the surer one is in front.
+    """A depth order from the masks: where two layers overlap, the more confident is in front.
 
-    Of the pixels of a clip that a pair of layers shares, each layer wins those where its logit is
-    the larger. Its pseudo-depth is the sum over the other layers of the share that they win less
-    the share that it wins itself, and 0 where it meets none. Not in the papers, whose order comes
-    from the model's order head.
+    Among the pixels of a clip that two layers share, a layer wins those where its logit is larger.
+    Its pseudo-depth is the sum, over the other layers, of the fraction of shared pixels that it
+    loses minus the fraction that it wins; 0 if it overlaps no layer. Not in the papers, where the
+    order comes from the order head of the model.
 
     Args:
       logits: amodal logits.
 
     Returns:
-      pseudo-depth of every layer in [1 - k, k - 1], lowest in front; one per clip.
+      pseudo-depth per clip and layer, in [1 - k, k - 1], lowest in front.
     """
     layers = logits.shape[-1]
     depth = [jnp.zeros(logits.shape[0]) for _ in range(layers)]
@@ -98,7 +98,7 @@ def overlap_order(logits: Float[Array, "b t h w k"]) -> Float[Array, "b k"]:
 def _weights_of_front_sets(
     order: Float[Array, "b t k"],
 ) -> list[dict[tuple[int, ...], Float[Array, "b t"]]]:
-    """For each layer: the probability that exactly these layers lie in front of it."""
+    """For each layer: set of layers in front of it -> probability of that set."""
     layers = order.shape[-1]
     permutations = list(itertools.permutations(range(layers)))  # each front to back
     pairs = list(itertools.combinations(range(layers), 2))

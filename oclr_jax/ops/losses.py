@@ -1,7 +1,7 @@
-"""The training losses of the flow model (main paper, equations 3 to 5).
+"""Training losses of the OCLR flow model (first paper, equations 3 to 5).
 
-Ground-truth layers run front to back, index 0 in front; order scores are pseudo-depths, lowest in
-front. All are means in float32.
+Ground-truth layers run front to back, index 0 in front. Order values are pseudo-depths, lowest in
+front. Every loss is a float32 mean.
 """
 
 import itertools
@@ -14,29 +14,31 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from oclr_jax.errors import UserError
 from oclr_jax.ops import layering, matching
 
-# Half width, in pixels, of the sparse element {-3, 0, 3} x {-3, 0, 3} of the boundary band.
+# Half width, in pixels, of the structuring element {-3, 0, 3} x {-3, 0, 3} of the boundary band.
 BOUNDARY_REACH = 3
-# A query's dot product with a token is lowered by this: most tokens belong to no layer.
+# Subtracted from the dot products of queries and tokens: most tokens belong to no layer.
 QUERY_OFFSET = 2.0
-# The ranking probability is kept away from 0 and 1 by this much (released program).
+# The ranking probability is clipped to [ORDER_CLAMP, 1 - ORDER_CLAMP] (released program).
 ORDER_CLAMP = 1e-5
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms beside the cross-entropy, whose weight is 1, and what they compare.
+    """Weights of the loss terms, relative to the amodal cross-entropy, and the ablation switches.
 
     boundary, order: 0.2 and 0.05 (supplement, section A.3). The order term is the mean over the
-      K(K-1)/2 pairs as in the released program; equation 4 divides by K! instead.
-    modal: cross-entropy of the softly composed modal masks; 0 in the paper, 0.1 in the released
+      K(K-1)/2 pairs, as in the released program; equation 4 divides by K! instead.
+    modal: cross-entropy of the softly composed modal masks. 0 in the paper, 0.1 in the released
       program.
-    query: cross-entropy of the queries' dot products with the tokens; in neither. Without it the
-      transformer learns last, through the U-Net's decoder, and a short training ends before that.
-    matching: whether queries are matched to layers at the least cost (Hungarian matching); without
-      it ground-truth layer i, front to back, belongs to query i (supplement, table E7, Ours-E).
-    supervision: the masks that the training knows. With "modal", whatever compares with amodal
-      masks compares with the modal ones (table E7, Ours-F); these never overlap, so that nothing is
-      left for the order term to rank.
+    query: cross-entropy of the dot products of queries and tokens. Neither in the paper nor in the
+      released program. Without it the transformer only learns through the U-Net decoder, late in
+      training, and short trainings end before that.
+    matching: match queries to layers at the least cost (Hungarian matching). Otherwise ground-truth
+      layer i, front to back, belongs to query i (supplement, table E7, Ours-E).
+    supervision: "amodal" or "modal" ground truth for the amodal outputs. Modal masks (table E7,
+      Ours-F) never overlap, so the order term is then 0.
+
+    Raises UserError for an unknown `supervision`.
     """
 
     boundary: float = 0.2
@@ -54,12 +56,12 @@ class LossWeights:
 def supervised_masks(
     amodal: UInt8[Array, "*s"], modal: UInt8[Array, "*s"], weights: LossWeights
 ) -> UInt8[Array, "*s"]:
-    """The ground truth that the model's amodal masks learn from."""
+    """The ground truth of the amodal outputs: `amodal` or `modal`, by `weights.supervision`."""
     return amodal if weights.supervision == "amodal" else modal
 
 
 def cross_entropy(logits: Float[Array, "*s"], targets: Array) -> Float[Array, "*s"]:
-    """Binary cross-entropy of every logit with its 0/1 target, in the overflow-free form."""
+    """Element-wise binary cross-entropy of logits with targets in [0, 1]; overflow-free."""
     targets = targets.astype(logits.dtype)
     return jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
@@ -72,11 +74,11 @@ def amodal_loss(
 
 
 def boundary_band(masks: UInt8[Array, "b t h w k"]) -> Bool[Array, "b t h w k"]:
-    """Pixels near a mask's outline: dilation without erosion by the element {-3, 0, 3}^2.
+    """Pixels near an outline: dilation minus erosion by the element {-3, 0, 3} x {-3, 0, 3}.
 
-    The element is the nine points three pixels apart, not a solid square (released program). The
-    outside of the image is background to the dilation and foreground to the erosion, so that a
-    mask that leaves the image has no band along the image's border.
+    The element is nine points three pixels apart, not a solid square (released program). Outside
+    the image, the dilation sees background and the erosion foreground, so a mask that leaves the
+    image has no band along the image border.
     """
     masks = masks.astype(bool)
     dilated = _over_element(masks, jnp.logical_or, outside=False)
@@ -85,7 +87,7 @@ def boundary_band(masks: UInt8[Array, "b t h w k"]) -> Bool[Array, "b t h w k"]:
 
 
 def _over_element(masks: Bool[Array, "b t h w k"], combine, *, outside: bool):
-    """Folds `combine` over the nine pixels of the element around each pixel, an axis at a time."""
+    """Reduces the nine pixels of the element around each pixel with `combine`, axis by axis."""
     for axis in (2, 3):
         size = masks.shape[axis]
         padding = [(0, 0)] * masks.ndim
@@ -104,15 +106,16 @@ def boundary_loss(
     amodal: UInt8[Array, "b t h w k"],
     band_pixels: Float[Array, ""] | None = None,
 ) -> Float[Array, ""]:
-    """Mean binary cross-entropy over the band pixels of the whole batch; 0 where there are none.
+    """Mean binary cross-entropy over the boundary band of the whole batch; 0 for an empty band.
 
-    The band masks the entropy and not its arguments: equal in value, and free of the NaN gradients
-    that log(0) * 0 gives.
+    The band masks the entropy, not its arguments: same value, but without the NaN gradients of
+    log(0) * 0.
 
     Args:
-      amodal_logits, amodal: predictions and ground truth, in one order of the layers.
-      band_pixels: for a part of a batch, the mean number of band pixels of the batch's equal parts;
-        with it, the mean of the parts' losses is the loss of the batch. None: this is all of it.
+      amodal_logits, amodal: predictions and ground truth, with layers in the same order.
+      band_pixels: the divisor for a part of a batch: the mean number of band pixels over the equal
+        parts of the batch. The mean of the losses of the parts is then the loss of the batch. None
+        if this is the whole batch.
     """
     band = boundary_band(amodal)
     entropy = jnp.where(band, cross_entropy(amodal_logits, amodal), 0.0)
@@ -121,7 +124,7 @@ def boundary_loss(
 
 
 def overlapping_pairs(amodal: UInt8[Array, "b t h w k"]) -> Bool[Array, "b p"]:
-    """Whether the layers of each pair (0, 1), (0, 2), ... (1, 2), ... overlap in any frame."""
+    """Whether layers i < j overlap in any frame, for the pairs (0, 1), (0, 2), ... (1, 2), ..."""
     pairs = itertools.combinations(range(amodal.shape[-1]), 2)
     masks = amodal.astype(bool)
     overlap = [jnp.any(masks[..., i] & masks[..., j], axis=(1, 2, 3)) for i, j in pairs]
@@ -129,20 +132,21 @@ def overlapping_pairs(amodal: UInt8[Array, "b t h w k"]) -> Bool[Array, "b p"]:
 
 
 def depth_gaps(order: Float[Array, "b k"]) -> Float[Array, "b p"]:
-    """Pseudo-depth of the layer behind minus that of the one in front, pairs as above."""
+    """Pseudo-depth of layer j minus that of layer i, for the pairs of `overlapping_pairs`."""
     pairs = list(itertools.combinations(range(order.shape[-1]), 2))
     gaps = [order[:, j] - order[:, i] for i, j in pairs]
     return jnp.stack(gaps, axis=-1) if gaps else jnp.zeros((order.shape[0], 0), order.dtype)
 
 
 def order_loss(order: Float[Array, "b k"], amodal: UInt8[Array, "b t h w k"]) -> Float[Array, ""]:
-    """Ranking loss on the pseudo-depths of layers that overlap (main paper, equation 4).
+    """Ranking loss on the pseudo-depths of overlapping layers (first paper, equation 4).
 
-    -log sigmoid(depth behind - depth in front), temperature 1, for pairs whose amodal ground truth
-    overlaps in any frame; the others count as 0; the mean is over all pairs and clips, 0 for K = 1.
+    -log sigmoid(depth of the back layer - depth of the front layer), temperature 1, for pairs whose
+    amodal ground truth overlaps in any frame; 0 for other pairs. The mean is over all pairs and
+    clips; 0 for K = 1.
 
     Args:
-      order: pseudo-depths, already in the order of the ground truth's layers.
+      order: predicted pseudo-depths, matched to the ground-truth layers.
       amodal: ground truth, front to back.
     """
     gaps = depth_gaps(order)
@@ -160,8 +164,8 @@ def modal_loss(
     """Mean binary cross-entropy of the softly composed modal masks (released program).
 
     Args:
-      amodal_logits, order: predictions, in one order of the layers.
-      modal: modal ground truth in the same order.
+      amodal_logits, order: predictions; the order per clip or per frame.
+      modal: modal ground truth, with layers in the same order as the predictions.
     """
     visible = layering.soft_modal(jax.nn.sigmoid(amodal_logits), order)
     tiny = jnp.finfo(visible.dtype).eps
@@ -170,14 +174,14 @@ def modal_loss(
 
 
 def query_logits(query_maps: Float[Array, "b t h w k"]) -> Float[Array, "b t h w k"]:
-    """The model's `query_maps` as logits of a token belonging to a query's layer."""
+    """Logits for a token to belong to the layer of a query, from the model's `query_maps`."""
     return query_maps.astype(jnp.float32) - QUERY_OFFSET
 
 
 def token_shares(
     amodal: UInt8[Array, "b t H W k"], height: int, width: int
 ) -> Float[Array, "b t {height} {width} k"]:
-    """The share of each token's pixels that each layer covers; tokens tile the frame."""
+    """The fraction of each token's pixels covered by each layer. Tokens tile the frame."""
     b, t, rows, columns, k = amodal.shape
     tiles = (b, t, height, rows // height, width, columns // width, k)
     return amodal.astype(jnp.float32).reshape(tiles).mean(axis=(3, 5))
@@ -190,9 +194,9 @@ def _match(
     shares: Float[Array, "b t _h _w k"] | None,
     weights: LossWeights,
 ) -> Int[Array, "b k"]:
-    """match[b, gt] = query; by masks and, in one matching, by the queries' fit to the tokens.
+    """match[b, gt] = query, from the masks and, with the query term, from the query maps.
 
-    One for both, so that a query, its order and its output channel stay together.
+    One matching for both, so that a query, its depth and its output channel stay together.
     """
     if not weights.matching:
         clips, layers = amodal.shape[0], amodal.shape[-1]
@@ -200,7 +204,7 @@ def _match(
     cost = matching.pairwise_bce(jax.lax.stop_gradient(amodal_logits), amodal)
     if weights.query:
         cost += weights.query * matching.pairwise_bce(jax.lax.stop_gradient(fits), shares)
-    return matching.assign(cost)
+    return matching.match_layers(cost)
 
 
 def layered_loss(
@@ -212,21 +216,21 @@ def layered_loss(
     query_maps: Float[Array, "b t _h _w k"] | None = None,
     band_pixels: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The total loss of a batch after matching (main paper, equation 5).
+    """Total loss of a batch after matching (first paper, equation 5).
 
-    Outputs that are not finite are not replaced by 0, as the released program does: that would hide
-    a diverged model from the loop, which stops on a loss that is not finite.
+    Non-finite outputs are not replaced by 0, unlike in the released program: that would hide a
+    diverged model from the training loop, which checks for a finite loss.
 
     Args:
-      amodal_logits, order: the model's output; the order per clip, or per frame.
+      amodal_logits, order: model output; the order per clip or per frame.
       amodal, modal: ground truth, front to back, empty layers last.
-      weights: the weights of the terms.
-      query_maps: the model's intermediate of that name; needed for the query term alone.
-      band_pixels: for a part of a batch, as `boundary_loss` has it. All other terms are means over
+      weights: weights of the terms.
+      query_maps: intermediate of the model; only needed for the query term.
+      band_pixels: as in `boundary_loss`, for a part of a batch. All other terms are means over
         clips, so the mean of the losses of equal parts is the loss of the batch.
 
     Returns:
-      the total, and its terms by name (unweighted).
+      total loss, and the unweighted terms by name.
     """
     amodal_logits = amodal_logits.astype(jnp.float32)
     order = order.astype(jnp.float32)
@@ -237,7 +241,7 @@ def layered_loss(
         fits = query_logits(query_maps)
         shares = token_shares(amodal, *fits.shape[2:4])
     match = _match(amodal_logits, amodal, fits, shares, weights)
-    # The ground truth is permuted, as bytes, rather than the logits, as floats with gradients.
+    # Permuting the ground truth (bytes) is cheaper than permuting the logits (floats, gradients).
     given = matching.invert(match)
     amodal_given = matching.take_layers(amodal, given)
     terms = {

@@ -1,4 +1,4 @@
-"""Measures of segmentation quality, in numpy, equal to the official evaluators."""
+"""Segmentation metrics in numpy, equal to those of the official evaluators."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -9,18 +9,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, UInt8
 from scipy.optimize import linear_sum_assignment
 
-# Overlaps of boxes above which a detection on MoCA is a success.
+# Box IoU above which a detection on MoCA is a success.
 SUCCESS_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
-# How many frames the selector of the second paper chooses for an object.
+# Frames that the selector of the second paper chooses per object.
 SELECTED_FRAMES = 10
 
 
 class Statistics(NamedTuple):
-    """A measure over the frames of one object."""
+    """Statistics of a metric over the frames of one object."""
 
     mean: float
-    recall: float  # share of the frames above 0.5
-    decay: float  # mean of the first quarter minus mean of the last
+    recall: float  # fraction of frames above 0.5
+    decay: float  # mean of the first quarter minus mean of the last quarter
 
 
 def jaccard(
@@ -28,9 +28,9 @@ def jaccard(
     truth: Bool[np.ndarray, "*n h w"],
     void: Bool[np.ndarray, "*n h w"] | None = None,
 ) -> Float64[np.ndarray, "*n"]:
-    """Region similarity J of each frame: intersection over union, 1 where both are empty.
+    """Region similarity J of each frame: IoU, 1 if both masks are empty.
 
-    Pixels of `void` do not count. Perazzi et al., "A Benchmark Dataset and Evaluation Methodology
+    `void` pixels do not count. Perazzi et al., "A Benchmark Dataset and Evaluation Methodology
     for Video Object Segmentation", section 4.
     """
     shared, joint = predicted & truth, predicted | truth
@@ -41,24 +41,24 @@ def jaccard(
 
 
 def _areas(masks: Bool[np.ndarray, "*n h w"]) -> Int[np.ndarray, "*n"]:
-    # One by one, because numpy counts along axes by adding numbers, which is ten times as slow.
+    # Mask by mask: counting along axes sums integers in numpy, which is ten times as slow.
     *batch, height, width = masks.shape
     counts = [np.count_nonzero(mask) for mask in masks.reshape(-1, height, width)]
     return np.array(counts, np.int64).reshape(batch)
 
 
 def present_ids(ids: UInt8[np.ndarray, "*shape"]) -> list[int]:
-    """The ids that occur, in order, 0 left out."""
-    # OpenCV counts bytes as they are; numpy would make 64-bit numbers of them first.
+    """The sorted ids that occur, without 0."""
+    # OpenCV counts bytes directly; numpy would convert them to 64-bit integers first.
     counts = cv2.calcHist([ids.reshape(1, -1)], [0], None, [256], [0, 256])
     return [int(id) for id in np.flatnonzero(counts) if id]
 
 
 def statistics(values: Float64[np.ndarray, "t"]) -> Statistics:
-    """Mean, recall and decay of a measure's values in the frames of one object, t >= 1.
+    """Mean, recall and decay of a metric over the frames of one object, t >= 1.
 
-    Quarters share their border frames and their ends are rounded, as the DAVIS evaluators do (which
-    keep these ends in 8 bits, so that their decay is wrong beyond 256 frames; this one's is not).
+    As in the DAVIS evaluators, quarters share their border frames and their ends are rounded. (The
+    official code stores the ends in 8 bits, so its decay is wrong beyond 256 frames.)
     """
     count = len(values)
     ends = np.round(np.linspace(1, count, 5) + 1e-10).astype(int) - 1
@@ -75,17 +75,17 @@ def assign(similarity: Float64[np.ndarray, "n m"]) -> list[tuple[int, int]]:
 
 
 def border_share(mask: Bool[np.ndarray, "h w"]) -> float:
-    """Share of the pixels on the image's border that a mask covers."""
+    """Fraction of the pixels on the image border that a mask covers."""
     height, width = mask.shape
     covered = mask[0].sum() + mask[-1].sum() + mask[1:-1, 0].sum() + mask[1:-1, -1].sum()
     return float(covered / (2 * height + 2 * width - 4))
 
 
 def detected_box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int] | None:
-    """Box (left, top, right, bottom) of a foreground mask as the MoCA evaluator takes it.
+    """Box (left, top, right, bottom) of a foreground mask, as in the MoCA evaluator.
 
-    A mask that covers more than half of the image's border is inverted; of the boxes around its
-    connected parts the one of the largest area counts. None for an empty mask.
+    A mask that covers more than half of the image border is inverted. The result is the largest box
+    around a connected component, or None for an empty mask.
     """
     foreground = ~mask if border_share(mask) > 0.5 else mask
     contours, _ = cv2.findContours(
@@ -98,7 +98,7 @@ def detected_box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int] | N
 
 
 def box_iou(one: Sequence[float | int], other: Sequence[float | int]) -> float:
-    """Intersection over union of two boxes (left, top, right, bottom), in pixels."""
+    """IoU of two boxes (left, top, right, bottom), in pixels."""
     left, top, right, bottom = *map(max, one[:2], other[:2]), *map(min, one[2:], other[2:])
     both = max(right - left, 0) * max(bottom - top, 0)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
@@ -106,9 +106,9 @@ def box_iou(one: Sequence[float | int], other: Sequence[float | int]) -> float:
 
 
 def success_rates(overlaps: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "5"]:
-    """Share of detections whose overlap is above 0.5, 0.6, 0.7, 0.8 and 0.9; NaN for none at all.
+    """Fraction of detections with IoU above 0.5, 0.6, 0.7, 0.8 and 0.9; NaN without detections.
 
-    First paper, section 4.2 (MoCA); its tables give the mean of the five.
+    First paper, section 4.2 (MoCA), whose tables give the mean of the five.
     """
     if not overlaps.size:
         return np.full(len(SUCCESS_THRESHOLDS), np.nan)
@@ -118,11 +118,11 @@ def success_rates(overlaps: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "5"
 def selection_ap(
     scores: Float[np.ndarray, "t"], overlaps: Float[np.ndarray, "t"], count: int = SELECTED_FRAMES
 ) -> float:
-    """Average precision with which scores tell an object's best masks from its worst, 0 to 1.
+    """Average precision, 0 to 1, of telling an object's best masks from its worst by score.
 
-    Of the frames ordered by overlap with the truth the best `count` are to be found among them and
-    the worst `count`; fewer of both where there are not so many frames. 0.568 by chance at 10.
-    Second paper, appendix C.1 and table 3. Raises ValueError for fewer than 2 frames.
+    The `count` frames with the highest IoU are the positives, and the `count` with the lowest the
+    negatives; fewer of both in a short sequence. Chance level is 0.568 at 10. Second paper,
+    appendix C.1 and table 3. Raises ValueError for fewer than 2 frames.
     """
     if len(scores) < 2:
         raise ValueError(f"a selection needs at least 2 frames, got {len(scores)}")
@@ -131,7 +131,7 @@ def selection_ap(
     kept = np.concatenate([by_overlap[:count], by_overlap[-count:]])
     wanted, values = np.arange(2 * count) < count, scores[kept]
     precision = found = 0.0
-    # Frames with one score are taken together: no order among them is the right one.
+    # Frames with equal scores are added together, because their order is arbitrary.
     for value in np.unique(values)[::-1]:
         taken = values >= value
         now = np.count_nonzero(wanted & taken)
@@ -145,10 +145,11 @@ def order_accuracy(
     true_depth: Int[np.ndarray, "k"],
     true_amodal: Bool[np.ndarray, "t h w k"],
 ) -> tuple[int, int]:
-    """(pairs ordered as in the truth, pairs) of the objects that overlap in any frame.
+    """(correctly ordered pairs, pairs) over all pairs of objects that overlap in any frame.
 
-    Objects k are matched already; `depth` and `true_depth` are lowest in front. Overlap is that of
-    the true amodal masks. First paper, equation 4, of which this is the accuracy.
+    Predicted and true objects are matched: index k is the same object in all arguments. Depths are
+    lowest in front. Overlap is that of the true amodal masks. This is the accuracy that belongs to
+    the loss in equation 4 of the first paper.
     """
     right = pairs = 0
     for one, other in combinations(range(len(depth)), 2):

@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from data_pipelines.builders.benchmarks import BUILDERS
 from launch.build_benchmark import build, main
 from oclr_jax.datasets.benchmarks import BENCHMARKS
-from oclr_jax.datasets.built import read_stored
+from oclr_jax.datasets.built import read_built_benchmark
 from oclr_jax.datasets.layouts import find_benchmark_sequences
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate import evaluate_dataset, evaluate_synthetic, run
@@ -48,7 +48,7 @@ def test_what_goes_in_comes_out(tmp_path, name):
     directory = built(name, tmp_path)
     benchmark = BENCHMARKS[name]
     (original,) = find_benchmark_sequences(benchmark, tmp_path / "manual")
-    (stored,), flow = read_stored(benchmark, directory)
+    (stored,), flow = read_built_benchmark(benchmark, directory)
     assert (stored.name, stored.folder) == (original.name, original.folder)
     assert stored.stems == original.stems and stored.annotated == original.annotated
     assert stored.boxes == original.boxes
@@ -81,7 +81,7 @@ def test_rendered_data_is_scored_by_modal_and_amodal_masks(tiny_directory, monke
     report = evaluate_synthetic("oclr_syn", tiny_directory)
     assert report["title"] == "oclr_syn (tiny)" and len(report["sequences"]) == 3
     assert 0 < report["mean"]["paper"]["J"] < 1 and 0 < report["mean"]["paper"]["J_amodal"] < 1
-    with pytest.raises(UserError, match="holds the dataset oclr_syn, not davis2016"):
+    with pytest.raises(UserError, match="contains the dataset oclr_syn, not davis2016"):
         evaluate_dataset("davis2016", tiny_directory)
 
 
@@ -98,7 +98,9 @@ def test_the_real_sequences(shared_dir, tmp_path):
     }
     with pytest.raises(UserError, match="none of the 30 sequences"):
         find_benchmark_sequences(BENCHMARKS["davis2016"], data, "train")
-    stored, flow = read_stored(BENCHMARKS["davis2016"], built("davis2016", tmp_path, manual=data))
+    stored, flow = read_built_benchmark(
+        BENCHMARKS["davis2016"], built("davis2016", tmp_path, manual=data)
+    )
     assert flow["gap"] == 1
     by_name = {sequence.name: sequence for sequence in stored}
     assert len(stored) == len(sequences)

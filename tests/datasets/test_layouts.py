@@ -11,7 +11,7 @@ from oclr_jax.datasets.layouts import (
     BenchmarkSequence,
     find_benchmark_sequences,
     read_moca_boxes,
-    split_long,
+    split_long_sequence,
 )
 from oclr_jax.datasets.published import PUBLISHED
 from oclr_jax.errors import UserError
@@ -151,7 +151,7 @@ def test_long_sequences_are_split(count, lengths):
         annotated=list(range(0, count, 5)),
         annotation=lambda number: np.full((2, 2), number, np.uint8),
     )
-    parts = split_long(whole)
+    parts = split_long_sequence(whole)
     assert [len(part.stems) for part in parts] == lengths
     assert sum((part.stems for part in parts), []) == whole.stems
     for part in parts:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from oclr_jax import cli
-from oclr_jax.datasets.layouts import BenchmarkSequence, split_long
+from oclr_jax.datasets.layouts import BenchmarkSequence, split_long_sequence
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate import evaluate_dataset, format_table, run
 from oclr_jax.evaluate.predictions import predict_sequence
@@ -101,7 +101,7 @@ def test_a_part_of_a_long_sequence_finds_its_flow(tmp_path):
         for number in range(100):
             flow = np.full((32, 48, 2), number, np.float32)
             write_flo(tmp_path / f"Flows_gap{gap}" / "a" / f"{number}.flo", flow)
-    _, second = split_long(whole)
+    _, second = split_long_sequence(whole)
     asked = []
 
     def predict(_, flow):

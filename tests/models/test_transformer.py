@@ -7,7 +7,12 @@ import pytest
 
 from oclr_jax.models.layers.norms import instance_norm
 from oclr_jax.models.layers.positions import coordinate_grid
-from oclr_jax.models.oclr.transformer import MultiHeadAttention, Norm, attend, dropout_mask
+from oclr_jax.models.oclr.transformer import (
+    MultiHeadAttention,
+    UnbiasedLayerNorm,
+    attend,
+    dropout_mask,
+)
 from oclr_jax.models.oclr.unet import Upsample, max_pool
 
 
@@ -60,10 +65,10 @@ def test_dropout_mask_has_the_rate_and_no_pattern(columns):
 
 def test_norm_uses_the_unbiased_deviation_plus_epsilon():
     x = 1e-4 * rand(3, 4)
-    variables = Norm().init(jax.random.key(0), x)
+    variables = UnbiasedLayerNorm().init(jax.random.key(0), x)
     centred = x - x.mean(-1, keepdims=True)
     expected = centred / (x.std(-1, ddof=1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(Norm().apply(variables, x), expected, atol=1e-5)
+    np.testing.assert_allclose(UnbiasedLayerNorm().apply(variables, x), expected, atol=1e-5)
 
 
 def test_instance_norm_has_float32_statistics_and_keeps_the_type():

@@ -106,7 +106,7 @@ def test_modal_truth_is_the_amodal_truth_composed(golden):
 
 def test_matching(golden):
     amodal = golden["amodal"][..., ::-1]
-    match = matching.assign(matching.pairwise_bce(golden["logits"], amodal))
+    match = matching.match_layers(matching.pairwise_bce(golden["logits"], amodal))
     np.testing.assert_array_equal(match, golden["hungarian_perm"])
     order = matching.take_layers(golden["in_order_raw"], match)
     np.testing.assert_array_equal(order, golden["hungarian_order"])
@@ -116,7 +116,7 @@ def test_matched_iou(golden):
     truth = golden["amodal_full"].astype(bool)[..., ::-1]
     step = truth.shape[2] // golden["logits"].shape[2]
     masks = (golden["logits"] > 0).repeat(step, axis=2).repeat(step, axis=3)
-    match = matching.assign(-matching.pairwise_iou(masks, truth).mean(axis=1))
+    match = matching.match_layers(-matching.pairwise_iou(masks, truth).mean(axis=1))
     np.testing.assert_array_equal(match, golden["hungarian_iou_perm"])
     iou, there = matching.matched_iou(masks, truth)
     per_frame = np.sum(iou * there, axis=-1) / np.sum(there, axis=-1)

@@ -12,7 +12,7 @@ from oclr_jax.ops import matching
 @pytest.mark.parametrize("layers", range(1, 8))
 def test_assign_is_exact(layers):
     cost = np.random.default_rng(layers).normal(size=(20, layers, layers)).astype(np.float32)
-    match = jax.jit(matching.assign)(jnp.asarray(cost))
+    match = jax.jit(matching.match_layers)(jnp.asarray(cost))
     for clip, ours in zip(cost, np.asarray(match), strict=True):
         predictions, truths = linear_sum_assignment(clip)
         theirs = np.empty(layers, int)
@@ -21,17 +21,17 @@ def test_assign_is_exact(layers):
 
 
 def test_equal_costs_give_the_first_assignment():
-    np.testing.assert_array_equal(matching.assign(jnp.zeros((2, 3, 3))), [[0, 1, 2]] * 2)
+    np.testing.assert_array_equal(matching.match_layers(jnp.zeros((2, 3, 3))), [[0, 1, 2]] * 2)
 
 
 def test_costs_that_are_not_finite_still_end():
-    match = jax.jit(matching.assign)(jnp.full((1, 3, 3), jnp.nan))
+    match = jax.jit(matching.match_layers)(jnp.full((1, 3, 3), jnp.nan))
     assert sorted(match[0].tolist()) == [0, 1, 2]
 
 
 def test_too_many_layers_are_refused():
     with pytest.raises(ValueError, match="K = 9"):
-        matching.assign(jnp.zeros((1, 9, 9)))
+        matching.match_layers(jnp.zeros((1, 9, 9)))
 
 
 def test_invert():

@@ -1,4 +1,4 @@
-"""Normalisation without parameters."""
+"""Instance normalisation."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ INSTANCE_NORM_EPSILON = 1e-5
 def instance_norm(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
     """Normalises every channel of every image over its pixels, without affine parameters.
 
-    Statistics are float32 whatever the type of `x`; variance is the biased one, epsilon 1e-5.
+    Statistics are computed in float32. The variance is the biased estimate; epsilon is 1e-5.
     """
     x32 = x.astype(jnp.float32)
     mean = jnp.mean(x32, axis=(1, 2), keepdims=True)

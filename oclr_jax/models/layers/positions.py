@@ -1,4 +1,4 @@
-"""Learned positions: a linear layer of a regular grid of coordinates."""
+"""Learned position embedding: a linear layer on a regular grid of coordinates."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,18 +15,18 @@ def coordinate_grid(sizes: tuple[int, ...]) -> np.ndarray:
       sizes: length of each axis, for example (t, h, w).
 
     Returns:
-      float32 `[*sizes, len(sizes)]`, last axis in the order of `sizes`. An axis of length 1 is -1.
+      float32 `[*sizes, len(sizes)]`, last axis in the order of `sizes`; -1 for an axis of length 1.
     """
     axes = [np.linspace(-1.0, 1.0, size, dtype=np.float32) for size in sizes]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
 class PositionEmbedding(nn.Module):
-    """Adds a linear function of the coordinates to features on a grid (paper, section 4.1).
+    """A linear function of grid coordinates, to be added to features (first paper, section 2.2).
 
     Attributes:
       features: number of channels c.
-      dtype: compute type; parameters stay float32.
+      dtype: compute dtype; parameters stay float32.
     """
 
     features: int
@@ -34,8 +34,8 @@ class PositionEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, sizes: tuple[int, ...]) -> Float[Array, "... c"]:
-        """Embedding `[*sizes, c]` of the grid of these sizes, to be added to the features."""
+        """Embedding `[*sizes, c]` of a grid of these sizes."""
         grid = jnp.asarray(coordinate_grid(sizes))
-        # Coordinates such as 2/29 have no short binary form: the product is made in float32.
+        # Coordinates such as 2/29 are inexact in bfloat16, so the product is computed in float32.
         embedding = nn.Dense(self.features, kernel_init=dense_kernel, name="linear")(grid)
         return embedding.astype(self.dtype)

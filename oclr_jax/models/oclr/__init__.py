@@ -1,4 +1,4 @@
-"""OCLR (first paper, section 3.2): a U-Net with a transformer bottleneck."""
+"""OCLR (first paper, section 2.2): a U-Net with a transformer bottleneck."""
 
 from oclr_jax.models.oclr.model import OCLR, OCLRConfig, OCLROutput, composing_order
 

@@ -1,7 +1,7 @@
-"""OCLR: optical flow of a clip in, amodal mask logits and a depth order of K layers out.
+"""The OCLR model: from the optical flow of a clip to amodal mask logits and depths of K layers.
 
 Xie, Xie, Zisserman: "Segmenting Moving Objects via an Object-Centric Layered Representation",
-section 4.1 and supplement table of the architecture.
+section 2.2 and supplement, section A.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -21,21 +21,24 @@ from oclr_jax.ops.layering import overlap_order
 
 @dataclass(frozen=True)
 class OCLRConfig:
-    """Every dimension and switch of the model; the default is the released model."""
+    """Dimensions and switches of the model. The defaults are those of the released model.
 
-    queries: int = 3  # K, layers that the model can tell apart
-    frames: int = 30  # T, frames of a clip in training and of a window in use
+    Raises ValueError for values that make no model.
+    """
+
+    queries: int = 3  # K, number of layers
+    frames: int = 30  # T, frames per clip in training and per window in inference
     height: int = 128  # rows of the model grid
     width: int = 224  # columns of the model grid
     channels: tuple[int, ...] = (32, 64, 128, 256, 512)  # U-Net widths, bottleneck last
     encoder_layers: int = 3  # transformer encoder layers
     decoder_layers: int = 3  # transformer decoder layers
-    heads: int = 8  # attention heads, also maps per query
+    heads: int = 8  # attention heads; also attention maps per query
     feedforward: int = 512  # hidden units of the feed-forward layers
     dropout: float = 0.1  # on residual branches, hidden units and attention weights
-    instance_norm: bool = True  # after every 3x3 convolution; off is the paper's ablation
+    instance_norm: bool = True  # after every 3x3 convolution; False in the paper's ablation
     gaps: tuple[int, ...] = (1, -1)  # flow gaps in frames, two input channels each
-    order_from: str = "head"  # what layers are composed by in use: "head", or masks' "overlap"
+    order_from: str = "head"  # depth order in inference: "head" or "overlap" (`overlap_order`)
     compute_dtype: str = "float32"  # "float32" or "bfloat16"; parameters stay float32
     remat: bool = False  # recompute blocks in the backward pass: less memory, more time
 
@@ -65,7 +68,7 @@ class OCLRConfig:
         return 2 ** (len(self.channels) - 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
+        """The fields as JSON values."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
@@ -73,7 +76,7 @@ class OCLRConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "OCLRConfig":
-        """Inverse of `to_dict`; raises ValueError on missing, unknown or mistyped fields."""
+        """Inverse of `to_dict`. Raises ValueError for missing, unknown or mistyped fields."""
         types = {field.name: type(field.default) for field in fields(cls)}
         missing, unknown = sorted(types.keys() - values), sorted(values.keys() - types)
         if missing or unknown:
@@ -89,10 +92,10 @@ class OCLRConfig:
 
 
 class OCLROutput(NamedTuple):
-    """What the model says of a clip.
+    """Predictions for a batch of clips.
 
-    amodal_logits: float32, before the sigmoid; the layers are in no given order.
-    order: float32 pseudo-depth of each layer by the order head, lowest = front.
+    amodal_logits: float32, before the sigmoid. The order of the layers is arbitrary.
+    order: float32 pseudo-depth of each layer from the order head, lowest = front.
     """
 
     amodal_logits: Float[Array, "b t h w k"]
@@ -102,9 +105,9 @@ class OCLROutput(NamedTuple):
 class OCLR(nn.Module):
     """The OCLR flow model. Pure: `model.init(key, flow)`, `model.apply(variables, flow)`.
 
-    Intermediates by name (`mutable=["intermediates"]`): `bottleneck`, `encoded`, `decoded`,
-    `attention_maps`, and `query_maps`: how well each query fits each token, the mean over heads of
-    their dot products, scaled as in attention, `b t h w k` on the grid of the tokens.
+    Intermediates (`mutable=["intermediates"]`): `bottleneck`, `encoded`, `decoded`,
+    `attention_maps`, and `query_maps`, the dot products of queries and tokens, scaled as in
+    attention and averaged over heads, `b t h w k` on the token grid.
     """
 
     config: OCLRConfig
@@ -116,9 +119,9 @@ class OCLR(nn.Module):
         """Segments a clip.
 
         Args:
-          flow: (u, v) of every gap, stacked as the config's gaps, raw pixels of the model grid.
-            Any t, h and w; h and w multiples of the config's stride.
-          train: dropout on, with the key of `rngs={"dropout": key}`.
+          flow: (u, v) of every gap, in the order of `config.gaps`, in pixels of the model grid.
+            Any t, h and w; h and w must be multiples of `config.stride`.
+          train: enables dropout, with the key in `rngs={"dropout": key}`.
 
         Raises:
           ValueError: for a height or width that is not a multiple of the stride.
@@ -145,7 +148,7 @@ class OCLR(nn.Module):
         return OCLROutput(logits.reshape(b, t, height, width, -1), self._order(decoded))
 
     def _encode(self, features: Float[Array, "b t h w c"], train: bool):
-        """Tokens that have seen the other frames, `b t h w c`."""
+        """The transformer encoder: tokens with context from the other frames, `b t h w c`."""
         config, dtype = self.config, features.dtype
         b, t, h, w, c = features.shape
         features = features + PositionEmbedding(c, dtype, name="position")((t, h, w))
@@ -157,7 +160,7 @@ class OCLR(nn.Module):
         return tokens.reshape(b, t, h, w, c)
 
     def _decode(self, encoded: Float[Array, "b t h w c"], train: bool):
-        """One vector per layer and frame, `b k t c`."""
+        """The transformer decoder: one vector per layer and frame, `b k t c`."""
         config, dtype = self.config, encoded.dtype
         b, t, _, _, c = encoded.shape
         embedding = self.param("query", nn.initializers.normal(1.0), (config.queries, c))
@@ -174,7 +177,7 @@ class OCLR(nn.Module):
     def _attention_maps(
         self, decoded: Float[Array, "b k t c"], encoded: Float[Array, "b t h w c"]
     ) -> Float[Array, "b t h w c"]:
-        """Plain dot product of each query and head with its frame's tokens, then a linear layer."""
+        """Dot products of queries and the tokens of their frame, per head, then a linear layer."""
         heads = self.config.heads
         decoded = decoded.reshape(*decoded.shape[:3], heads, -1)
         encoded = encoded.reshape(*encoded.shape[:4], heads, -1)
@@ -186,12 +189,12 @@ class OCLR(nn.Module):
         return nn.relu(linear(maps))
 
     def _order(self, decoded: Float[Array, "b k t c"]) -> Float[Array, "b k"]:
-        """Pseudo-depth per layer from its strongest response over time; lowest = front."""
+        """Pseudo-depth per layer, from its maximum response over time; lowest = front."""
         strongest = decoded.max(axis=2).astype(jnp.float32)
         hidden = nn.Dense(strongest.shape[-1], kernel_init=dense_kernel, name="order1")(strongest)
         return nn.Dense(1, kernel_init=dense_kernel, name="order2")(nn.relu(hidden))[..., 0]
 
 
 def composing_order(config: OCLRConfig, output: OCLROutput) -> Float[Array, "b k"]:
-    """The pseudo-depth that layers are composed by in use, lowest = front: `config.order_from`."""
+    """The pseudo-depth that composes layers in inference, as `config.order_from` says."""
     return output.order if config.order_from == "head" else overlap_order(output.amodal_logits)

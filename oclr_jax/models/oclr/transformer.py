@@ -1,8 +1,9 @@
 """Transformer of the bottleneck: post-norm encoder and decoder layers.
 
-As in the released OCLR program: a norm with the unbiased standard deviation, dropout on residual
-branches, hidden feed-forward units and attention weights, and encoder self-attention that hides
-the tokens of the same frame, so that a frame is explained by the others (paper, section 4.1).
+As in the released OCLR program: layer norm with the unbiased standard deviation; dropout on
+residual branches, hidden feed-forward units and attention weights; encoder self-attention that
+masks the tokens of the same frame, so that a frame is explained by the others. First paper,
+section 2.2 and supplement, figure A6.
 """
 
 import jax
@@ -14,12 +15,12 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from oclr_jax.models.layers.initializers import attention_kernel, dense_kernel
 
 NORM_EPSILON = 1e-5
-# Finite, so that a row whose keys are all hidden (a clip of one frame) is a plain mean, not a NaN.
-HIDDEN_SCORE = -1e9
+# Finite, so that a row whose keys are all masked (a clip of one frame) is a plain mean, not NaN.
+MASKED_SCORE = -1e9
 
 
-class Norm(nn.Module):
-    """`w (x - mean) / (std + 1e-5) + b` over channels, std with n - 1; float32 inside."""
+class UnbiasedLayerNorm(nn.Module):
+    """`w (x - mean) / (std + 1e-5) + b` over channels, with the unbiased std, in float32."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
@@ -29,7 +30,7 @@ class Norm(nn.Module):
         x32 = x.astype(jnp.float32)
         centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
         variance = jnp.sum(jnp.square(centred), axis=-1, keepdims=True) / (channels - 1)
-        # The root has no finite slope at 0, where all channels are equal.
+        # The gradient of the root is infinite at 0, where all channels are equal.
         deviation = jnp.sqrt(jnp.maximum(variance, 1e-20))
         return (weight * centred / (deviation + NORM_EPSILON) + bias).astype(x.dtype)
 
@@ -47,14 +48,15 @@ def attend(
     Args:
       query, key, value: `b` batch, `n` queries, `m` keys, `d` channels of the head.
       dropped: attention weights that dropout sets to 0, or None.
-      keep_rate: the share of weights that dropout keeps.
-      frames: if given, tokens are `frames` equal runs and those of a query's own run are hidden.
+      keep_rate: the fraction of weights that dropout keeps.
+      frames: number of equal runs of tokens, one per frame. If given, the keys of a query's own
+        frame are masked.
     """
     query = query / np.sqrt(query.shape[-1]).astype(query.dtype)
     scores = jnp.einsum("bnd,bmd->bnm", query, key, preferred_element_type=jnp.float32)
     if frames is not None:
         frame = np.arange(frames).repeat(scores.shape[-1] // frames)
-        scores = jnp.where(frame[:, None] == frame[None, :], HIDDEN_SCORE, scores)
+        scores = jnp.where(frame[:, None] == frame[None, :], MASKED_SCORE, scores)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     if dropped is not None:
         weights = jnp.where(dropped, 0.0, weights / keep_rate)
@@ -64,8 +66,10 @@ def attend(
 def dropout_mask(
     key: PRNGKeyArray, rate: float, shape: tuple[int, int, int]
 ) -> Bool[Array, "b n m"]:
-    """True with probability `rate` (to 1/65536). Two decisions per 32 random bits, as the random
-    bits of the attention weights are a tenth of a training step otherwise.
+    """True with probability `rate`, to a resolution of 1/65536.
+
+    Uses 16 random bits per element. With 32, generating random bits takes a tenth of a training
+    step.
     """
     b, n, m = shape
     bits = jax.random.bits(key, (b, n, (m + 1) // 2), jnp.uint32)
@@ -74,7 +78,7 @@ def dropout_mask(
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention from tokens to a memory."""
+    """Multi-head attention of tokens to a memory."""
 
     heads: int
     dropout: float
@@ -111,8 +115,8 @@ class MultiHeadAttention(nn.Module):
             dropped = dropout_mask(random_key, self.dropout, shape) if dropping else None
             return attend_head(query, key, value, dropped)
 
-        # One head after the other, and its n x m weights computed again in the backward pass: they
-        # are by far the largest arrays of the model, and cost more to write than to compute.
+        # Heads run one after the other, and their n x m weights are recomputed in the backward
+        # pass: these are by far the largest arrays, and cost more to store than to compute.
         heads = jax.lax.map(head, (query, key, value, keys))
         heads = heads.transpose(1, 2, 0, 3).reshape(tokens.shape)
         return nn.Dense(channels, dtype=self.dtype, kernel_init=dense_kernel, name="output")(heads)
@@ -134,7 +138,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention across frames, then feed-forward."""
+    """Self-attention across frames, feed-forward."""
 
     heads: int
     feedforward: int
@@ -148,13 +152,13 @@ class EncoderLayer(nn.Module):
         drop = nn.Dropout(self.dropout, deterministic=not train)
         attention = MultiHeadAttention(self.heads, self.dropout, self.dtype, name="self_attention")
         update = attention(tokens, tokens, frames=frames, train=train)
-        tokens = Norm(name="norm1")(tokens + drop(update))
+        tokens = UnbiasedLayerNorm(name="norm1")(tokens + drop(update))
         feed_forward = FeedForward(self.feedforward, self.dropout, self.dtype, name="feed_forward")
-        return Norm(name="norm2")(tokens + drop(feed_forward(tokens, train=train)))
+        return UnbiasedLayerNorm(name="norm2")(tokens + drop(feed_forward(tokens, train=train)))
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention of the queries, attention to the encoder's tokens, then feed-forward."""
+    """Self-attention of the queries, cross-attention to the encoder tokens, feed-forward."""
 
     heads: int
     feedforward: int
@@ -168,8 +172,8 @@ class DecoderLayer(nn.Module):
         drop = nn.Dropout(self.dropout, deterministic=not train)
         sizes = (self.heads, self.dropout, self.dtype)
         update = MultiHeadAttention(*sizes, name="self_attention")(queries, queries, train=train)
-        queries = Norm(name="norm1")(queries + drop(update))
+        queries = UnbiasedLayerNorm(name="norm1")(queries + drop(update))
         update = MultiHeadAttention(*sizes, name="cross_attention")(queries, memory, train=train)
-        queries = Norm(name="norm2")(queries + drop(update))
+        queries = UnbiasedLayerNorm(name="norm2")(queries + drop(update))
         feed_forward = FeedForward(self.feedforward, self.dropout, self.dtype, name="feed_forward")
-        return Norm(name="norm3")(queries + drop(feed_forward(queries, train=train)))
+        return UnbiasedLayerNorm(name="norm3")(queries + drop(feed_forward(queries, train=train)))

@@ -1,30 +1,30 @@
-"""The U-Net around the transformer: encoder with skips, decoder to mask logits.
+"""The U-Net around the transformer: encoder with skip connections, decoder to mask logits.
 
-Every block is two 3x3 convolutions, each followed by instance norm and a leaky ReLU (OCLR paper,
-section 4.1 and supplement table; the released program uses a leaky ReLU of slope 0.01 and a 1x1
-output convolution where the paper's table says ReLU and 3x3).
+Every block is two 3x3 convolutions, each followed by instance norm and a leaky ReLU (first paper,
+section 2.2 and supplement, table A4). As in the released program, the slope is 0.01 and the output
+convolution is 1x1; table A4 says ReLU and 3x3.
 """
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from oclr_jax.models.layers.initializers import RARE, conv_kernel, transposed_kernel
+from oclr_jax.models.layers.initializers import MASK_LOGIT_BIAS, conv_kernel, transposed_kernel
 from oclr_jax.models.layers.norms import instance_norm
 
 LEAKY_SLOPE = 0.01
 
 
 def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-    """Maximum over 2x2 blocks; height and width are even."""
+    """Maximum over 2x2 blocks. Height and width must be even."""
     n, h, w, c = x.shape
-    # A reduction over two small axes: its gradient is a comparison, where that of a window
-    # reduction is a scatter, which is slow on every backend.
+    # A reduction over two axes, because its gradient is a comparison. That of a window reduction is
+    # a scatter, which is slow on every backend.
     return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
 class ConvBlock(nn.Module):
-    """Twice: 3x3 convolution without bias, instance norm (if switched on), leaky ReLU."""
+    """Twice: 3x3 convolution without bias, instance norm (optional), leaky ReLU."""
 
     features: int
     instance_norm: bool
@@ -48,7 +48,7 @@ class ConvBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Transposed 2x2 convolution of stride 2 with bias: each pixel becomes its own 2x2 block."""
+    """Transposed 2x2 convolution with stride 2 and bias: each pixel becomes a 2x2 block."""
 
     features: int
     dtype: jnp.dtype
@@ -56,7 +56,7 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
         n, h, w, _ = x.shape
-        # Blocks do not overlap, so this is one matrix product and a shuffle of pixels.
+        # Blocks do not overlap, so this is one matrix product and a rearrangement of pixels.
         kernel = self.param("kernel", transposed_kernel, (x.shape[-1], 2, 2, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = jnp.einsum("nhwc,cijd->nhiwjd", x, kernel.astype(self.dtype))
@@ -116,7 +116,7 @@ class UNetDecoder(nn.Module):
             self.layers,
             dtype=self.dtype,
             kernel_init=conv_kernel,
-            bias_init=nn.initializers.constant(RARE),
+            bias_init=nn.initializers.constant(MASK_LOGIT_BIAS),
             name="logits",
         )
         x = logits(x)

@@ -121,7 +121,7 @@ class Segmentation:
             sums[f"{name}_j_sum"] = per_frame.sum()
             sums[f"{name}_j_count"] = there.any(axis=-1).sum().astype(jnp.float32)
         cost = matching.pairwise_bce(out.amodal_logits, batch["amodal"])
-        order = matching.take_layers(depth, matching.assign(cost))
+        order = matching.take_layers(depth, matching.match_layers(cost))
         overlap = losses.overlapping_pairs(batch["amodal"])
         right = overlap & (losses.depth_gaps(order) > 0)
         sums["order_accuracy_sum"] = right.sum().astype(jnp.float32)
