@@ -1,43 +1,42 @@
-"""The command `oclr`: segment, evaluate, flow, convert. Thin: what happens is in the library."""
+"""The command line `oclr`: a thin layer over the library."""
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import oclr_jax
+from oclr_jax.command import run_command
 from oclr_jax.datasets.benchmarks import BENCHMARKS, PROTOCOLS, SYNTHETIC
 from oclr_jax.errors import UserError
+from oclr_jax.files import locked_output
 
 # As `flow.source` takes them; not imported from there, so that the help does not load OpenCV.
 _ESTIMATORS = "dis[:PRESET], raft[:WEIGHTS] or raft-small[:WEIGHTS]"
-BAD_INPUT = 2
-INTERRUPTED = 130
+EPILOG = """exit status:
+  0    success
+  2    an error in the input or the options, described in one sentence
+  130  interrupted by Ctrl-C (143 by SIGTERM, 129 by SIGHUP); partial results are removed
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit status.
-
-    0 done, 2 bad input (one sentence on standard error), 130 stopped by Ctrl-C.
-    """
-    options = build_parser().parse_args(arguments)
-    _cache_compiled_programs()
-    try:
-        options.run(options)
-    except UserError as error:
-        print(f"oclr: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("oclr: stopped; nothing half-written was left.", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    """Runs one command and returns its exit status; see `run_command`."""
+    return run_command("oclr", lambda: _run(arguments))
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; argparse itself exits with status 2 where it does not fit."""
-    parser = argparse.ArgumentParser("oclr", description=oclr_jax.__doc__)
+    """The parser of all commands; argparse exits with status 2 on a usage error."""
+    parser = argparse.ArgumentParser(
+        "oclr",
+        description=oclr_jax.__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"oclr {oclr_jax.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _add_segment(commands)
     _add_evaluate(commands)
     _add_flow(commands)
@@ -45,84 +44,147 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run(arguments: Sequence[str] | None) -> None:
+    parser = build_parser()
+    options, extra = parser.parse_known_args(arguments)
+    if extra and all(os.path.exists(argument) for argument in extra):
+        raise UserError(
+            f"There are {len(extra)} paths too many, the first one {extra[0]}; to segment frames, "
+            "give the folder that holds them."
+        )
+    if extra:
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    _cache_compiled_programs()
+    options.run(options)
+
+
+def _path(name: str) -> Callable[[str], str]:
+    """Type of an argument that must not be empty, as an unset shell variable leaves it."""
+
+    def check(text: str) -> str:
+        if not text:
+            raise UserError(f"{name} is empty; give a value or leave it out.")
+        return text
+
+    return check
+
+
+def _add_command(commands, name: str, about: str, run: Callable) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_video(parser: argparse.ArgumentParser, output: str) -> None:
+    parser.add_argument(
+        "input", metavar="INPUT", type=_path("INPUT"), help="video file, or folder of frames"
+    )
+    parser.add_argument("output", metavar="OUTPUT", type=_path("OUTPUT"), help=output)
+
+
 def _add_segment(commands) -> None:
-    about = "find, track and segment what moves in a video"
-    parser = commands.add_parser("segment", help=about, description=about)
-    parser.add_argument("input", metavar="INPUT", help="video file or folder of jpg or png frames")
-    parser.add_argument("output", metavar="OUTPUT", help="folder for masks, objects.json, overlay")
+    about = "find, track and segment the moving objects of a video"
+    parser = _add_command(commands, "segment", about, _segment)
+    _add_video(parser, "folder for masks, amodal masks, objects.json and overlay.mp4")
     _add_model_options(parser)
-    parser.add_argument("--no-overlay", action="store_true", help="leave out overlay.mp4")
+    parser.add_argument("--no-overlay", action="store_true", help="do not write overlay.mp4")
     parser.add_argument("--overwrite", action="store_true", help="replace results in OUTPUT")
-    parser.set_defaults(run=_segment)
 
 
 def _add_evaluate(commands) -> None:
-    about = "score a model or masks on a benchmark, by protocol"
-    parser = commands.add_parser("evaluate", help=about, description=about)
+    about = "score a model, or masks on disk, on a benchmark"
+    parser = _add_command(commands, "evaluate", about, _evaluate)
     parser.add_argument(
         "--dataset",
         metavar="NAME",
         choices=("folder", *BENCHMARKS, *SYNTHETIC),
         required=True,
-        help="%(choices)s; folder: frames and annotations of your own",
+        help="one of %(choices)s; folder: your own frames and annotations",
     )
     parser.add_argument(
-        "--data", metavar="DIR", required=True, help="the dataset's folder, zip file or TFDS build"
+        "--data",
+        metavar="DIR",
+        type=_path("--data"),
+        required=True,
+        help="folder, zip file or TFDS build of the dataset",
     )
     parser.add_argument(
         "--protocol",
         metavar="NAMES",
-        help=f"separated by commas, of {', '.join(PROTOCOLS)} (default: those of the dataset)",
+        help=f"comma-separated, of {', '.join(PROTOCOLS)} (default: those of the dataset)",
     )
-    parser.add_argument("--results", metavar="DIR", help="score these masks, run no model")
-    parser.add_argument("--gap", type=int, choices=(1, 2, 3), help="of the flow, in frames")
     parser.add_argument(
-        "--output", metavar="DIR", help="keep figures, masks and report; goes on where it stopped"
+        "--results",
+        metavar="DIR",
+        type=_path("--results"),
+        help="score the masks in this folder instead of a model",
+    )
+    parser.add_argument("--gap", type=int, choices=(1, 2, 3), help="frame gap of the flow")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        type=_path("--output"),
+        help="folder for scores, masks and report; an interrupted evaluation resumes there",
     )
     _add_model_options(parser)
-    parser.set_defaults(run=_evaluate)
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", metavar="NAME|FILE", help="default: those of the package")
+    parser.add_argument(
+        "--weights",
+        metavar="NAME|FILE",
+        type=_path("--weights"),
+        help="weights of the model (default: those that come with the package)",
+    )
     parser.add_argument(
         "--flow",
         metavar="ESTIMATOR|FOLDER",
+        type=_path("--flow"),
         help=f"{_ESTIMATORS}, or a folder of flow files (default: the estimator of the weights)",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="print no progress")
 
 
 def _add_flow(commands) -> None:
-    about = "estimate the optical flow of a video and keep it as files, which --flow reads"
-    parser = commands.add_parser("flow", help=about, description=about)
-    parser.add_argument("input", metavar="INPUT", help="video file or folder of jpg or png frames")
-    parser.add_argument("output", metavar="OUTPUT", help="folder for Flows_gap1, Flows_gap-1, ...")
+    about = "estimate the optical flow of a video and write it to files that --flow reads"
+    parser = _add_command(commands, "flow", about, _flow)
+    _add_video(parser, "folder for Flows_gap1, Flows_gap-1, ...")
     parser.add_argument(
         "--flow",
         metavar="ESTIMATOR",
         default="dis",
+        type=_path("--flow"),
         help=f"{_ESTIMATORS}; weights are a safetensors or released .pth file, or its name in the "
         "cache folder (default: %(default)s)",
     )
     parser.add_argument(
-        "--gaps", metavar="GAPS", default="1,-1", help="in frames, with commas (%(default)s)"
+        "--gaps",
+        default="1,-1",
+        help="frame gaps, comma-separated; write --gaps=-1,1 where the first is negative "
+        "(default: %(default)s)",
     )
-    parser.add_argument("--format", choices=("flo", "kitti"), default="flo", help="%(default)s")
-    parser.add_argument("--color", action="store_true", help="pictures too, in Colors_gap1, ...")
     parser.add_argument(
-        "--check", action="store_true", help="print how well the flow explains the frames"
+        "--format", choices=("flo", "kitti"), default="flo", help="file format (%(default)s)"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.set_defaults(run=_flow)
+    parser.add_argument(
+        "--color", action="store_true", help="also write colour pictures to Colors_gap1, ..."
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="print the photometric error before and after warping"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print no progress")
 
 
 def _add_convert(commands) -> None:
-    about = "bring a released PyTorch checkpoint of OCLR or RAFT to a safetensors file"
-    parser = commands.add_parser("convert", help=about, description=about)
-    parser.add_argument("input", metavar="IN.pth", help="released checkpoint")
-    parser.add_argument("output", metavar="OUT.safetensors", help="file to write")
-    parser.set_defaults(run=_convert)
+    about = "convert a released PyTorch checkpoint of OCLR or RAFT to safetensors"
+    parser = _add_command(commands, "convert", about, _convert)
+    parser.add_argument("input", metavar="IN.pth", type=_path("IN.pth"), help="released checkpoint")
+    parser.add_argument(
+        "output",
+        metavar="OUT.safetensors",
+        type=_path("OUT.safetensors"),
+        help="file to write; an existing one is replaced",
+    )
 
 
 def _segment(options: argparse.Namespace) -> None:
@@ -145,20 +207,26 @@ def _segment(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from oclr_jax.evaluate import evaluate_dataset, evaluate_synthetic, format_table
+    from oclr_jax.evaluate import format_table
+
+    with locked_output(options.output) if options.output else nullcontext():
+        report = _evaluation_report(options)
+    print(format_table(report))
+
+
+def _evaluation_report(options: argparse.Namespace) -> dict[str, Any]:
+    from oclr_jax.evaluate import evaluate_dataset, evaluate_synthetic
 
     if options.dataset in SYNTHETIC:
         if options.results or options.flow or options.gap or options.protocol:
             raise UserError(
-                f"{options.dataset} is scored with a model, its own flow and the protocol paper; "
-                "leave out --results, --flow, --gap and --protocol."
+                f"{options.dataset} is scored with a model, the flow of the dataset and the "
+                "protocol paper; leave out --results, --flow, --gap and --protocol."
             )
-        report = evaluate_synthetic(
+        return evaluate_synthetic(
             options.dataset, options.data, options.weights, options.output, options.quiet
         )
-        print(format_table(report))
-        return
-    report = evaluate_dataset(
+    return evaluate_dataset(
         options.dataset,
         options.data,
         weights=options.weights,
@@ -169,18 +237,18 @@ def _evaluate(options: argparse.Namespace) -> None:
         output=options.output,
         quiet=options.quiet,
     )
-    print(format_table(report))
 
 
 def _flow(options: argparse.Namespace) -> None:
     from oclr_jax.flow.source import open_estimator
     from oclr_jax.flow.to_folder import flow_to_folder
 
-    # A negative number first, `--gaps -1,1`, would be taken for an option: `--gaps=-1,1` is not.
     try:
         gaps = [int(gap) for gap in options.gaps.split(",")]
     except ValueError:
-        raise UserError(f"The gaps {options.gaps!r} are no whole numbers, such as 1,-1.") from None
+        raise UserError(
+            f"--gaps takes whole numbers separated by commas, such as 1,-1, not {options.gaps!r}."
+        ) from None
     checks = flow_to_folder(
         options.input,
         options.output,
@@ -192,7 +260,7 @@ def _flow(options: argparse.Namespace) -> None:
         quiet=options.quiet,
     )
     for gap, before, after in checks:
-        print(f"gap {gap}: mean difference in grey levels {before:.2f}, along the flow {after:.2f}")
+        print(f"gap {gap}: mean absolute grey difference {before:.2f}, after warping {after:.2f}")
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -202,9 +270,9 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _cache_compiled_programs() -> None:
-    """Keeps what jax compiles in the user's cache, so that the next run starts at once.
+    """Keeps jax's compiled programs in the user's cache, so that the next run starts at once.
 
-    Through the environment, before jax is imported; settings of the user's own stay.
+    Set through the environment, before jax is imported; the user's own settings win.
     """
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(caches, "oclr_jax", "jax"))

@@ -1,8 +1,29 @@
-"""The one exception that a user's mistake raises."""
+"""The exception for errors that a user can cause, and the wording of operating-system errors."""
+
+import errno
+import os
 
 
 class UserError(Exception):
-    """What a user did cannot work: one sentence that says what is wrong and what to do.
+    """An error that the user can correct: one sentence says what is wrong and what to do.
 
-    The command line prints the sentence on standard error and exits with status 2.
+    The commands print the sentence on standard error and exit with status 2.
     """
+
+
+# A full disk, a used-up quota, a file above the size limit of the disk or the process.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def describe_os_error(error: OSError) -> str:
+    """What the operating system refused, in words, with the file's name where it is known."""
+    reason = os_error_reason(error)
+    named = isinstance(error.filename, str | bytes)
+    return f"{os.fsdecode(error.filename)}: {reason}" if named else reason
+
+
+def os_error_reason(error: OSError) -> str:
+    """What the operating system refused, in words."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    return error.strerror or str(error) or type(error).__name__

@@ -1,6 +1,5 @@
 """A video in; tracked objects with their amodal masks and their depth order out."""
 
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 import oclr_jax
-from oclr_jax.files import check_output, staged_output
+from oclr_jax.files import staged_output, write_json
 from oclr_jax.flow import FlowEstimator, FlowFolder, FrameFlow, open_source, stream_flow
 from oclr_jax.oclr.predict import (
     STILL_FLOW,
@@ -114,34 +113,45 @@ def segment_to_folder(
     Returns what objects.json holds. Raises UserError for anything that cannot be segmented, and
     where `output` already has results and not `overwrite`.
     """
-    check_output(output, RESULT_NAMES, overwrite)
-    segmenter = load_segmenter(weights)
-    clip = open_clip(input, quiet)
-    model = segmenter.info.model
-    source = open_source(flow, segmenter.info.flow, clip, model.gaps)
-    flows = stream_flow(clip, source, model.gaps, (model.height, model.width))
-    tracks, moves = find_tracks(segmenter, progress(flows, "segmenting", clip.count, quiet))
-    with staged_output(output, RESULT_NAMES) as folder, ThreadPoolExecutor(_WRITERS) as writers:
-        for part in ("masks", "amodal"):
-            (folder / part).mkdir()
-        for track in tracks:
-            (folder / "amodal" / str(track.id)).mkdir()
-
-        def write(frame: int, image: UInt8[np.ndarray, "h w 3"]):
-            return _write_frame(folder, clip, tracks, frame, image if overlay else None)
-
-        path, size = folder / "overlay.mp4", (clip.height, clip.width)
-        with video_writer(path, clip.fps, *size) if overlay else nullcontext() as add_frame:
-            entries = []
-            frames = progress(enumerate(clip.frames()), "writing", clip.count, quiet)
-            for found, painted in _in_order(writers, write, frames):
-                entries.append(found)
-                if overlay:
-                    add_frame(painted)
+    # Staged before the first frame is read, so that an output that cannot be written is refused at
+    # once.
+    with staged_output(output, RESULT_NAMES, overwrite, (input, weights, flow)) as folder:
+        segmenter = load_segmenter(weights)
+        clip = open_clip(input, quiet)
+        model = segmenter.info.model
+        source = open_source(flow, segmenter.info.flow, clip, model.gaps)
+        flows = stream_flow(clip, source, model.gaps, (model.height, model.width))
+        tracks, moves = find_tracks(segmenter, progress(flows, "segmenting", clip.count, quiet))
+        entries = _write_frames(folder, clip, tracks, overlay, quiet)
         record = _record(segmenter, clip, source, tracks, entries, moves)
-        text = json.dumps(record, indent=1, ensure_ascii=False)
-        (folder / "objects.json").write_text(text + "\n", encoding="utf-8")
+        write_json(folder / "objects.json", record)
     return record
+
+
+def _write_frames(
+    folder: Path, clip: Clip, tracks: list[Track], overlay: bool, quiet: bool
+) -> list[dict[int, FrameEntry]]:
+    """Writes masks and, with `overlay`, the overlay video; returns the entries of each frame."""
+    for part in ("masks", "amodal"):
+        (folder / part).mkdir()
+    for track in tracks:
+        (folder / "amodal" / str(track.id)).mkdir()
+
+    def write(frame: int, image: UInt8[np.ndarray, "h w 3"]):
+        return _write_frame(folder, clip, tracks, frame, image if overlay else None)
+
+    path, size = folder / "overlay.mp4", (clip.height, clip.width)
+    entries = []
+    with (
+        ThreadPoolExecutor(_WRITERS) as writers,
+        video_writer(path, clip.fps, *size) if overlay else nullcontext() as add_frame,
+    ):
+        frames = progress(enumerate(clip.frames()), "writing", clip.count, quiet)
+        for found, painted in _in_order(writers, write, frames):
+            entries.append(found)
+            if overlay:
+                add_frame(painted)
+    return entries
 
 
 def _write_frame(folder: Path, clip: Clip, tracks: list[Track], frame: int, image):

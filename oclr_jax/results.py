@@ -7,8 +7,9 @@ from jaxtyping import Bool, UInt8
 from pycocotools import mask as coco
 
 SCHEMA_VERSION = 1
-# Everything that `oclr segment` writes into its output folder; nothing else there is touched.
-RESULT_NAMES = ("masks", "amodal", "objects.json", "overlay.mp4")
+# Everything that `oclr segment` writes into its output folder, the record last; nothing else there
+# is touched.
+RESULT_NAMES = ("masks", "amodal", "overlay.mp4", "objects.json")
 
 
 class RLE(TypedDict):

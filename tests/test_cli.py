@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import oclr_jax
-from oclr_jax import cli, pipeline
+from oclr_jax import cli, files, pipeline
 from oclr_jax.flow import write_flo
 from oclr_jax.video.writer import video_writer
 from oclr_jax.weights.segmentation import expected_shapes, save_weights
@@ -202,7 +202,7 @@ def test_a_full_disk(capsys, tmp_path, clip, weights, monkeypatch, writer):
 
     monkeypatch.setattr(pipeline, "find_tracks", one_track)
     if writer == "json":
-        monkeypatch.setattr(pipeline.json, "dumps", full)
+        monkeypatch.setattr(files.json, "dumps", full)
     else:
         monkeypatch.setattr(pipeline, writer, full)
     error = refused(capsys, tmp_path, "segment", clip, tmp_path / "out", "--weights", weights)

@@ -17,8 +17,8 @@ CODE = ("oclr_jax", "data_pipelines", "configs", "launch")
 
 # The rooms of oclr_jax, from the ground up. A room imports itself and the floors below it.
 FLOORS = (
-    {"types", "errors"},
-    {"files", "storage"},
+    {"types", "errors", "signals"},
+    {"command", "files", "storage"},
     {"ops", "video"},
     {"models", "tracks"},
     {"weights", "datasets"},
@@ -38,7 +38,8 @@ ALSO_ALLOWED = {
     },
     "configs": set(),
 }
-NO_JAX = {*ALSO_ALLOWED, "oclr_jax.types", "oclr_jax.errors", "oclr_jax.files"}
+NO_JAX = {*ALSO_ALLOWED}
+NO_JAX |= {f"oclr_jax.{room}" for room in ("types", "errors", "signals", "command", "files")}
 NO_JAX |= {f"oclr_jax.{room}" for room in ("flow", "video", "storage", "tracks", "results", "show")}
 NO_JAX |= {"oclr_jax.datasets"}
 # Inside a room that is otherwise free of jax.

@@ -25,7 +25,7 @@ from oclr_jax.evaluate.scores import Record, score_sequence, summarize
 from oclr_jax.evaluate.synthetic import find_synthetic, score_synthetic, summarize_synthetic
 from oclr_jax.evaluate.table import write_csv
 from oclr_jax.evaluate.truth import read_truth
-from oclr_jax.files import replacing
+from oclr_jax.files import write_json
 from oclr_jax.flow.source import model_estimator
 from oclr_jax.oclr.predict import Segmenter, load_segmenter
 from oclr_jax.show.evaluation_page import sequence_strip, write_evaluation_page
@@ -152,8 +152,8 @@ def evaluate_synthetic(
 
 def _keep_record(output: Path, name: str, record: Record, settings: dict[str, Any]) -> None:
     # The settings come before the first record, so that no record is without them.
-    _write_json(output / _SETTINGS, settings)
-    _write_json(output / "sequences" / f"{name}.json", record)
+    write_json(output / _SETTINGS, settings)
+    write_json(output / "sequences" / f"{name}.json", record)
 
 
 def _evaluate_sequence(run: _Run, sequence: BenchmarkSequence, settings: dict) -> Record:
@@ -258,11 +258,6 @@ def _kept(output: Path, settings: dict[str, Any]) -> dict[str, Record]:
 
 
 def _write_figures(output: Path, report: dict[str, Any], dataset: Dataset) -> None:
-    _write_json(output / "metrics.json", report)
+    write_json(output / "metrics.json", report)
     write_csv(output / "metrics.csv", report)
     write_evaluation_page(output / "report.html", report, dataset.benchmark, output / "strips")
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

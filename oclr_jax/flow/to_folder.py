@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from oclr_jax.errors import UserError
-from oclr_jax.files import check_output, staged_output
+from oclr_jax.files import staged_output
 from oclr_jax.flow import FlowEstimator, flow_path, resize_flow, stream_gap_flows, write_flo
 from oclr_jax.flow.kitti import write_kitti
 from oclr_jax.ops.flow_metrics import photometric_error
@@ -52,10 +52,9 @@ def flow_to_folder(
     if not gaps or 0 in gaps or len(set(gaps)) != len(gaps):
         raise UserError("Gaps must be different whole numbers other than 0, such as 1,-1.")
     names = tuple(f"{kind}_gap{gap}" for kind in ("Flows", "Colors") for gap in gaps)
-    check_output(output, names)
-    clip = open_clip(input, quiet)
     errors: dict[int, list[tuple[float, float]]] = {gap: [] for gap in gaps}
-    with staged_output(output, names) as folder:
+    with staged_output(output, names, inputs=(input,)) as folder:
+        clip = open_clip(input, quiet)
         for gap, index, flow, first, second in _pairs(clip, gaps, estimator, quiet):
             stem = clip.stems[index]
             _write(flow_path(folder, gap, stem), flow, format)

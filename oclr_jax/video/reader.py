@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from oclr_jax.errors import UserError
+from oclr_jax.files import check_input
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # A folder of images has no frame rate of its own; this is that of DAVIS.
@@ -149,12 +150,8 @@ def open_video(path: str | os.PathLike) -> VideoSource:
     Raises UserError, here or while iterating, where the path is missing, is no video or has no
     images, has fewer than two frames or sides under 16 px, mixes sizes, or is damaged.
     """
-    path = Path(path)
-    if path.is_dir():
-        return FrameFolder(path)
-    if not path.exists():
-        raise UserError(f"{path} does not exist; check the path.")
-    return VideoFile(path)
+    path = check_input(path)
+    return FrameFolder(path) if path.is_dir() else VideoFile(path)
 
 
 def read_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:

@@ -53,7 +53,6 @@ def video_writer(
                     raise ValueError("a video needs at least one frame")
                 container.mux(stream.encode(None))
         except av.FFmpegError as error:
-            raise UserError(
-                f"Cannot write the video {path}: {error.strerror}; free some space or choose "
-                "another folder."
-            ) from error
+            if isinstance(error, OSError):
+                raise  # `replacing` names the file
+            raise UserError(f"Cannot encode the video {path}: {error.strerror}.") from error

@@ -79,7 +79,7 @@ def test_bad_input(capsys, clip, tmp_path, raft_weights, monkeypatch):
         tmp_path / "basic.safetensors", unflatten(zeros), FlowWeightsInfo(basic, "basic")
     )
     for options, says in (
-        (["--gaps", "1,x"], "no whole numbers"),
+        (["--gaps", "1,x"], "--gaps takes whole numbers"),
         (["--gaps", "0"], "other than 0"),
         (["--gaps", "1,1"], "different"),
         (["--gaps", "3"], "at least 6 frames"),

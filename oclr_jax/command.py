@@ -1,0 +1,68 @@
+"""How every command of this project ends: exit status, one sentence on errors, signals."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+from oclr_jax.errors import UserError, describe_os_error
+from oclr_jax.signals import Terminated, termination_raises
+
+BAD_INPUT = 2
+INTERRUPTED = 128 + signal.SIGINT
+PIPE_CLOSED = 128 + signal.SIGPIPE
+
+
+def run_command(
+    name: str,
+    command: Callable[[], None],
+    interrupted: str = "interrupted; no partial results were left.",
+) -> int:
+    """Runs a command and returns its exit status.
+
+    0: done. 2: an error that the user can correct, told in one sentence on standard error. 130,
+    143, 129: ended by Ctrl-C, SIGTERM or SIGHUP, after cleaning up. 141: standard output was closed
+    by its reader. Any other exception is a bug and passes through.
+
+    Args:
+      name: of the command; starts every message.
+      command: does the work; its return value is not used.
+      interrupted: the message after a signal.
+    """
+    # A file name may hold bytes that are no text; printing it must not fail.
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with termination_raises():
+            command()
+            print(end="", flush=True)
+    except UserError as error:
+        return _fail(name, str(error))
+    except BrokenPipeError:
+        _discard_output()
+        return PIPE_CLOSED
+    except OSError as error:
+        return _fail(name, f"{describe_os_error(error)}; check the path, its permissions and disk.")
+    except UnicodeError as error:
+        return _fail(name, f"a file name holds bytes that are no text ({error}); rename the file.")
+    except KeyboardInterrupt as error:
+        print(f"{name}: {interrupted}", file=sys.stderr)
+        return 128 + error.number if isinstance(error, Terminated) else INTERRUPTED
+    return 0
+
+
+def _fail(name: str, message: str) -> int:
+    try:
+        print(end="", flush=True)
+    except OSError:
+        _discard_output()
+    print(f"{name}: {message}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _discard_output() -> None:
+    """Sends what is still buffered nowhere, so that the interpreter's exit cannot fail on it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
