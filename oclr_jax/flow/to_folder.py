@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +11,13 @@ from jaxtyping import Float32, UInt8
 
 from oclr_jax.errors import UserError
 from oclr_jax.files import staged_output
-from oclr_jax.flow import FlowEstimator, flow_path, resize_flow, stream_gap_flows, write_flo
+from oclr_jax.flow import FlowEstimator, flow_path, resize_flow, write_flo
 from oclr_jax.flow.kitti import write_kitti
 from oclr_jax.ops.flow_metrics import photometric_error
 from oclr_jax.show.flow_color import flow_to_rgb
 from oclr_jax.video.clip import Clip, open_clip, progress
 from oclr_jax.video.png import write_png
+from oclr_jax.video.resize import resize_image
 
 FORMATS = ("flo", "kitti")
 
@@ -51,11 +53,17 @@ def flow_to_folder(
         raise UserError(f"There is no format {format!r}; choose one of {', '.join(FORMATS)}.")
     if not gaps or 0 in gaps or len(set(gaps)) != len(gaps):
         raise UserError("Gaps must be different whole numbers other than 0, such as 1,-1.")
+    reach = max(abs(gap) for gap in gaps)
     names = tuple(f"{kind}_gap{gap}" for kind in ("Flows", "Colors") for gap in gaps)
     errors: dict[int, list[tuple[float, float]]] = {gap: [] for gap in gaps}
     with staged_output(output, names, inputs=(input,)) as folder:
         clip = open_clip(input, quiet)
-        for gap, index, flow, first, second in _pairs(clip, gaps, estimator, quiet):
+        if reach >= clip.count:
+            raise UserError(
+                f"Flow at gap {reach} needs at least {reach + 1} frames, and there are "
+                f"{clip.count}; use a longer video or a smaller gap."
+            )
+        for (gap, index, first, second), flow in _flows(clip, gaps, estimator, quiet):
             stem = clip.stems[index]
             _write(flow_path(folder, gap, stem), flow, format)
             if color:
@@ -73,31 +81,37 @@ def flow_to_folder(
 class _Pair(NamedTuple):
     gap: int
     index: int
-    flow: Float32[np.ndarray, "h w 2"]
     first: UInt8[np.ndarray, "h w 3"]
     second: UInt8[np.ndarray, "h w 3"]
 
 
-def _pairs(
-    clip: Clip, gaps: Sequence[int], estimator: FlowEstimator, quiet: bool
-) -> Iterator[_Pair]:
-    """Every frame and gap whose neighbour exists, with their flow at the frames' size."""
+def _pairs(clip: Clip, gaps: Sequence[int], quiet: bool) -> Iterator[_Pair]:
+    """Every pair of frames at the gaps; holds as many frames as the largest gap spans."""
     reach = max(abs(gap) for gap in gaps)
     held: dict[int, np.ndarray] = {}
+    frames = progress(clip.frames(), "estimating flow", clip.count, quiet)
+    for newest, frame in enumerate(frames):
+        held[newest] = frame
+        for gap in gaps:
+            index = newest - max(gap, 0)
+            if min(index, index + gap) >= 0:
+                yield _Pair(gap, index, held[index], held[index + gap])
+        held.pop(newest - reach, None)
 
-    def remembered() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        for index, frame in enumerate(clip.frames()):
-            held[index] = frame
-            yield frame
 
-    flows = stream_gap_flows(remembered(), gaps, estimator)
-    for index, fields in enumerate(progress(flows, "estimating flow", clip.count, quiet)):
-        fields = resize_flow(fields, clip.height, clip.width)
-        for number, gap in enumerate(gaps):
-            if 0 <= index + gap < clip.count:
-                flow = fields[..., 2 * number : 2 * number + 2]
-                yield _Pair(gap, index, flow, held[index], held[index + gap])
-        held.pop(index - reach, None)
+def _flows(
+    clip: Clip, gaps: Sequence[int], estimator: FlowEstimator, quiet: bool
+) -> Iterator[tuple[_Pair, Float32[np.ndarray, "h w 2"]]]:
+    """Every pair with its flow at the size of the frames; a few pairs are estimated at a time."""
+    size = estimator.working_size(clip.height, clip.width)
+    pairs = _pairs(clip, gaps, quiet)
+    while batch := list(islice(pairs, estimator.batch * len(gaps))):
+        first, second = (
+            np.stack([resize_image(getattr(pair, side), *size) for pair in batch])
+            for side in ("first", "second")
+        )
+        flows = resize_flow(estimator(first, second), clip.height, clip.width)
+        yield from zip(batch, flows, strict=True)
 
 
 def _write(path: Path, flow: Float32[np.ndarray, "h w 2"], format: str) -> None:

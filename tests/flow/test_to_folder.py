@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from oclr_jax import cli
-from oclr_jax.flow import DIS, FlowFolder, gap_flows, resize_flow
+from oclr_jax.flow import DIS, FlowFolder, gap_flows, read_flo, resize_flow
 from oclr_jax.flow.to_folder import flow_to_folder
 from oclr_jax.models.raft import RAFTConfig
 from oclr_jax.weights.optical_flow import (
@@ -82,7 +82,7 @@ def test_bad_input(capsys, clip, tmp_path, raft_weights, monkeypatch):
         (["--gaps", "1,x"], "--gaps takes whole numbers"),
         (["--gaps", "0"], "other than 0"),
         (["--gaps", "1,1"], "different"),
-        (["--gaps", "3"], "at least 6 frames"),
+        (["--gaps", "4"], "at least 5 frames"),
         (["--flow", "dis:best"], "no preset 'best'"),
         (["--flow", tmp_path], "no flow estimator"),
         (["--flow", "raft"], "github.com"),
@@ -93,6 +93,22 @@ def test_bad_input(capsys, clip, tmp_path, raft_weights, monkeypatch):
     assert "does not exist" in refused(capsys, tmp_path, "flow", tmp_path / "none", out)
     (out / "Flows_gap1").mkdir(parents=True)
     assert "already has results" in refused(capsys, tmp_path, "flow", clip, out)
+
+
+def test_a_gap_longer_than_half_the_clip(tmp_path):
+    """20 frames hold 8 pairs at gap 12."""
+    frames = moving_clip(20)
+    clip = write_frames(tmp_path / "clip", frames)
+    flow_to_folder(clip, tmp_path / "out", DIS(), gaps=(12, -15))
+    names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.flo")}
+    assert names == {
+        *(f"Flows_gap12/{number}.flo" for number in range(8)),
+        *(f"Flows_gap-15/{number}.flo" for number in range(15, 20)),
+    }
+    for gap, number in ((12, 7), (-15, 19)):
+        flow = read_flo(tmp_path / "out" / f"Flows_gap{gap}" / f"{number}.flo")
+        expected = DIS()(frames[number][None], frames[number + gap][None])
+        np.testing.assert_allclose(flow, resize_flow(expected, 64, 96)[0], atol=1e-4)
 
 
 def test_ctrl_c_leaves_nothing(clip, tmp_path):
