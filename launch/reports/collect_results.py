@@ -1,8 +1,8 @@
-"""Sets finished trainings beside the paper's tables E6 to E8: markdown, and CSV with --output.
+"""Compares finished training runs with the paper's tables E6 to E8, as markdown and CSV.
 
-`python launch/reports/collect_results.py workdirs/ours_* --output results`. The figures are those
-that `oclr evaluate --weights WORKDIR/weights.safetensors --output WORKDIR/evaluation/NAME` left in
-the workdirs, under the protocol `paper`. Mean and standard deviation are over seeds.
+`python launch/reports/collect_results.py workdirs/ours_* --output results`. The figures come from
+`oclr evaluate --weights WORKDIR/weights.safetensors --output WORKDIR/evaluation/NAME`, protocol
+`paper`. Mean and standard deviation are over seeds.
 """
 
 import argparse
@@ -39,8 +39,8 @@ from oclr_jax.evaluate.run import fingerprint
 from oclr_jax.files import replacing
 from oclr_jax.weights.segmentation import load_weights
 
-# A column's figure: dataset and title of the evaluation, and the name of the mean. What is measured
-# on synthetic data is measured on our own, which is not the paper's.
+# For each column: dataset and title of the evaluation, and the name of the mean. Synthetic datasets
+# are our own, not the paper's.
 SOURCES = {
     "DAVIS2016": ("davis2016", "DAVIS2016", "J"),
     "SegTrackv2": ("segtrack_v2", "SegTrackv2", "J"),
@@ -50,31 +50,32 @@ SOURCES = {
     "Syn-Val amodal": ("oclr_syn", "oclr_syn (syn_val)", "J_amodal"),
 }
 PROTOCOL = "paper"
-# Fields that say where and how a training runs, and not what is trained.
-PRACTICAL = (
+# Fields that do not define the experiment: where and how a run executes.
+IGNORED_FIELDS = (
     "name", "seed", "experiment", "parallel", "accumulate", "strips", "validation_clips",
     "counted_in", "log_every", "evaluate_every", "checkpoint_every", "keep_", "on_nonfinite",
     "max_skips", "accept_changes", "export_dtype", "model.remat", "model.compute_dtype", "data.dir",
     "data.workers", "data.images", "data.silhouettes", "data.videos",
 )  # fmt: skip
-MISSING, NOBODY = "not evaluated", "no finished training"
+NOT_EVALUATED, NOT_TRAINED = "not evaluated", "no finished training"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What one training scored on one benchmark, in percent.
+    """The score of one run on one benchmark.
 
-    `terms`: what a figure must share with another to be averaged with it: the part of the
-    benchmark, where that is not the whole, and the flow.
+    value: J in percent.
+    conditions: the part of the benchmark, if not all of it, and the flow. Only figures with equal
+      conditions are averaged.
     """
 
     value: float
-    terms: str
+    conditions: str
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training. `changed`: fields in which it is not the paper's experiment."""
+    """A finished run. `changed`: fields that differ from the paper's experiment."""
 
     workdir: Path
     experiment: str
@@ -84,25 +85,25 @@ class Run:
 
 
 def read_run(workdir: Path, notes: list[str]) -> Run | None:
-    """The training of a workdir, or None with a note that says why it does not count.
+    """The run in a workdir, or None, with a note, if it does not count.
 
-    Raises UserError for a folder that is no workdir.
+    Raises UserError if the folder is not a workdir.
     """
     if not (workdir / "config.json").is_file():
-        raise UserError(f"{workdir} is not the workdir of a training: it has no config.json.")
+        raise UserError(f"{workdir} is not a training workdir: it has no config.json.")
     config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     experiment = config.get("experiment", "")
     if experiment not in {each.name for each in EXPERIMENTS}:
-        notes.append(f"{workdir} is none of the paper's experiments, and left out.")
+        notes.append(f"{workdir} is skipped: it is not one of the paper's experiments.")
         return None
     weights = workdir / "weights.safetensors"
     if not weights.is_file():
-        notes.append(f"{workdir} has no weights yet, and is left out.")
+        notes.append(f"{workdir} is skipped: it has no weights yet.")
         return None
     params, info = load_weights(weights)
     if info.card["steps"] < config["steps"]:
         done = f"{info.card['steps']:,} of {config['steps']:,}"
-        notes.append(f"{workdir} has weights of step {done}: not finished, and left out.")
+        notes.append(f"{workdir} is skipped: it is not finished (step {done}).")
         return None
     reports = _reports(workdir, fingerprint(params), notes)
     figures = {name: find(reports, name) for name in SOURCES}
@@ -116,12 +117,12 @@ def read_run(workdir: Path, notes: list[str]) -> Run | None:
 
 
 def _reports(workdir: Path, weights: str, notes: list[str]) -> list[dict[str, Any]]:
-    """What `oclr evaluate` left of these weights below a workdir."""
+    """The evaluations of these weights below a workdir."""
     found = []
     for path in sorted(workdir.rglob("metrics.json")):
         report = json.loads(path.read_text(encoding="utf-8"))
         if report["weights_sha256"] != weights:
-            notes.append(f"{path} is of other weights than {workdir}/weights.safetensors.")
+            notes.append(f"{path} belongs to other weights than {workdir}/weights.safetensors.")
         elif PROTOCOL not in report["mean"]:
             notes.append(f"{path} has no figures of the protocol {PROTOCOL}.")
         else:
@@ -130,29 +131,29 @@ def _reports(workdir: Path, weights: str, notes: list[str]) -> list[dict[str, An
 
 
 def find(reports: list[dict[str, Any]], column: str) -> Figure | None:
-    """A column's figure among evaluations; of several, the first of those of most sequences."""
+    """The figure for a column. Of several evaluations, the one with the most sequences."""
     dataset, title, mean = SOURCES[column]
-    fitting = [
+    matching = [
         report
         for report in reports
         if report["dataset"] == dataset and report["title"].startswith(title)
     ]
-    if not fitting:
+    if not matching:
         return None
-    report = max(fitting, key=lambda report: len(report["sequences"]))
+    report = max(matching, key=lambda report: len(report["sequences"]))
     part = report["title"].removeprefix(title).strip(", ")
     flow = report["flow"].get("estimator", "folder") if dataset != "oclr_syn" else ""
-    terms = ", ".join(filter(None, (part, f"{flow} flow" * bool(flow))))
-    return Figure(100 * report["mean"][PROTOCOL][mean], terms)
+    conditions = ", ".join(filter(None, (part, f"{flow} flow" * bool(flow))))
+    return Figure(100 * report["mean"][PROTOCOL][mean], conditions)
 
 
 def changed_fields(config: dict[str, Any], experiment: str) -> tuple[str, ...]:
-    """Fields in which a training's configuration is not that of the paper's experiment."""
+    """Fields in which a configuration differs from the paper's experiment."""
     ours, theirs = _flat(config), _flat(json.loads(get_config(experiment).to_json_best_effort()))
     return tuple(
         f"{name}={ours[name]}"
         for name in sorted(ours.keys() & theirs.keys())
-        if ours[name] != theirs[name] and not name.startswith(PRACTICAL)
+        if ours[name] != theirs[name] and not name.startswith(IGNORED_FIELDS)
     )
 
 
@@ -165,17 +166,17 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def group_runs(runs: list[Run]) -> dict[tuple[str, tuple[str, ...]], list[Run]]:
-    """Trainings that differ in their seed alone, in its order.
+    """Groups runs that differ only in their seed, sorted by seed.
 
-    Raises UserError where two have the same seed too.
+    Raises UserError if two runs of a group have the same seed.
     """
     groups = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.seed):
         group = groups[run.experiment, run.changed]
         if group and group[-1].seed == run.seed:
             raise UserError(
-                f"{group[-1].workdir} and {run.workdir} are the same training with the same seed; "
-                "give one of them."
+                f"{group[-1].workdir} and {run.workdir} are the same experiment with the same "
+                "seed; give only one of them."
             )
         group.append(run)
     return groups
@@ -183,35 +184,35 @@ def group_runs(runs: list[Run]) -> dict[tuple[str, tuple[str, ...]], list[Run]]:
 
 @dataclass(frozen=True)
 class Cell:
-    """Figures of one column over the trainings of a group."""
+    """The figures of one column over the runs of a group, or the reason why there are none."""
 
     values: tuple[float, ...]
-    terms: str = ""
-    instead: str = ""  # why there is none
+    conditions: str = ""
+    reason: str = ""
 
     def __str__(self) -> str:
-        if self.instead:
-            return self.instead
+        if self.reason:
+            return self.reason
         text = f"{np.mean(self.values):.1f}"
         if len(self.values) > 1:
             text += f" ± {np.std(self.values):.1f} (n = {len(self.values)})"
-        return f"{text} [{self.terms}]" if self.terms else text
+        return f"{text} [{self.conditions}]" if self.conditions else text
 
 
 def make_cell(runs: list[Run], column: str) -> Cell:
-    """A column's figures of a group of trainings, if they are of the same terms."""
+    """The figures of a column for a group of runs, if their conditions are equal."""
     figures = [run.figures[column] for run in runs if column in run.figures]
     if not figures:
-        return Cell((), instead=MISSING)
-    terms = {figure.terms for figure in figures}
-    if len(terms) > 1:
-        return Cell((), instead="evaluated on unlike terms")
-    return Cell(tuple(figure.value for figure in figures), terms.pop())
+        return Cell((), reason=NOT_EVALUATED)
+    conditions = {figure.conditions for figure in figures}
+    if len(conditions) > 1:
+        return Cell((), reason="evaluated under different conditions")
+    return Cell(tuple(figure.value for figure in figures), conditions.pop())
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper with our columns behind the paper's own."""
+    """A table of the paper, with our columns after the paper's."""
 
     name: str
     head: list[str]
@@ -219,7 +220,7 @@ class Table:
 
 
 def make_tables(runs: list[Run]) -> list[Table]:
-    """Tables E6, E7 and E8; the paper's figures and ours never share a column."""
+    """Tables E6, E7 and E8. The paper's figures and ours are in separate columns."""
     groups = group_runs(runs)
     return [_ablation(E6, groups), _ablation(E7, groups), _repeats(groups)]
 
@@ -243,7 +244,7 @@ def _ablation(table: str, groups: dict) -> Table:
             cells = [str(make_cell(runs, column)) for column in columns]
             rows.append([*theirs, *figures, _settings(changed), seeds, *cells])
         if not of_it:
-            rows.append([*theirs, *figures, NOBODY, "", *[""] * len(columns)])
+            rows.append([*theirs, *figures, NOT_TRAINED, "", *[""] * len(columns)])
     return Table(table, head, rows)
 
 
@@ -262,7 +263,7 @@ def _repeats(groups: dict) -> Table:
     rows = []
     for number in range(max(len(theirs), len(ours))):
         left = theirs[number] if number < len(theirs) else blank
-        right = ours[number] if number < len(ours) else ["", NOBODY, *blank]
+        right = ours[number] if number < len(ours) else ["", NOT_TRAINED, *blank]
         rows.append([str(number + 1), *left, *right])
     mean, std = ([f"{x:.1f}" for x in row] for row in (REPEATS_MEAN, REPEATS_STD))
     rows.append(["mean", *mean, "", "", *blank])
@@ -283,7 +284,7 @@ def _settings(changed: tuple[str, ...]) -> str:
 
 
 def to_markdown(tables: list[Table], notes: list[str]) -> str:
-    """The tables, what the columns are, and notes."""
+    """The tables, with an explanation of the columns, and notes."""
     lines = []
     for table in tables:
         lines += [f"## {TITLES[table.name]}", ""]
@@ -291,10 +292,10 @@ def to_markdown(tables: list[Table], notes: list[str]) -> str:
         lines += [*map(_line, table.rows), ""]
     lines += [
         "J in percent. The paper's columns are as published: RAFT flow, its own synthetic data. "
-        f"Ours are of the protocol `{PROTOCOL}`, with the flow that they name; own Syn-Val and "
-        "Syn-Single are our generator's, and not to be compared with the paper's columns. ± is the "
-        "standard deviation over seeds, divided by n as in the paper. "
-        f"`{MISSING}`: run `oclr evaluate --dataset NAME --data DATA --weights "
+        f"Our columns use the protocol `{PROTOCOL}` and the flow named in brackets. Own Syn-Val "
+        "and Syn-Single come from our generator and are not comparable with the paper's columns. "
+        "± is the standard deviation over seeds, divided by n as in the paper. "
+        f"`{NOT_EVALUATED}`: run `oclr evaluate --dataset NAME --data DATA --weights "
         "WORKDIR/weights.safetensors --output WORKDIR/evaluation/NAME`.",
         "",
         *(f"- {note}" for note in notes),
@@ -307,7 +308,7 @@ def _line(cells: list[str]) -> str:
 
 
 def to_csv(tables: list[Table]) -> str:
-    """The same rows; the table's name comes first, and every table has its own head."""
+    """The same rows as CSV. The first column is the table; every table has its own header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for table in tables:
@@ -317,9 +318,11 @@ def to_csv(tables: list[Table]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parses the command line and prints or writes the tables; returns the exit status."""
+    """Parses the command line, prints or writes the tables, returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("workdirs", nargs="+", type=Path, help="of trainings of ours_a to ours_i")
+    parser.add_argument(
+        "workdirs", nargs="+", type=Path, help="workdirs of the variants ours_a to ours_i"
+    )
     parser.add_argument("--output", type=Path, help="folder for results.md and results.csv")
     options = parser.parse_args(arguments)
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""Timing of compiled functions, and the table and JSON file that report it."""
+"""Timing of compiled functions; reports as a table and as JSON."""
 
 import argparse
 import json
@@ -17,20 +17,22 @@ from oclr_jax.models.oclr import OCLRConfig
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Size of the model and of its clip; how often to run and where to report."""
-    parser.add_argument("--frames", type=int, default=30, help="frames of the clip")
-    parser.add_argument("--height", type=int, default=128, help="rows of the model grid")
-    parser.add_argument("--width", type=int, default=224, help="columns of the model grid")
+    """Declares the options for model size, clip size, repetitions and report."""
+    parser.add_argument("--frames", type=int, default=30, help="frames per clip")
+    parser.add_argument("--height", type=int, default=128, help="height of the model grid")
+    parser.add_argument("--width", type=int, default=224, help="width of the model grid")
     parser.add_argument("--channels", type=int, nargs="+", default=list(OCLRConfig.channels))
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--remat", action="store_true", help="recompute blocks going backward")
-    parser.add_argument("--batch_size", type=int, default=1, help="clips")
-    parser.add_argument("--repeats", type=int, default=5, help="runs that count")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument(
+        "--remat", action="store_true", help="recompute blocks in the backward pass"
+    )
+    parser.add_argument("--batch_size", type=int, default=1, help="clips per batch")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
 
 
 def model_config(options: argparse.Namespace) -> OCLRConfig:
-    """The configuration that the options describe."""
+    """The model configuration given by the options."""
     return OCLRConfig(
         frames=options.frames,
         height=options.height,
@@ -41,32 +43,32 @@ def model_config(options: argparse.Namespace) -> OCLRConfig:
     )
 
 
-def measure(run: Callable[[], Any], repeats: int) -> dict[str, float]:
-    """Medians of wall-clock and processor seconds of `run`, after a first run that compiles.
+def time_runs(run: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Medians of wall-clock and CPU seconds of `run`, after a first run that compiles.
 
-    Processor time counts all threads of this process, and so is steady where other work shares the
-    machine; the wall clock is what a person waits.
+    CPU time is summed over all threads of the process. It is more stable than wall-clock time on a
+    shared machine.
     """
     start = time.perf_counter()
     jax.block_until_ready(run())
     first = time.perf_counter() - start
-    wall, processor = [], []
+    wall, cpu = [], []
     for _ in range(repeats):
-        start, start_processor = time.perf_counter(), time.process_time()
+        start, start_cpu = time.perf_counter(), time.process_time()
         jax.block_until_ready(run())
         wall.append(time.perf_counter() - start)
-        processor.append(time.process_time() - start_processor)
+        cpu.append(time.process_time() - start_cpu)
     return {
         "seconds": statistics.median(wall),
         "fastest_seconds": min(wall),
-        "processor_seconds": statistics.median(processor),
+        "processor_seconds": statistics.median(cpu),
         "first_seconds": first,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 
 
 def report(rows: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
-    """Prints a table of what was measured; `write_json` too."""
+    """Prints a table of the results, and writes them as JSON with `--json`."""
     names = next(iter(rows.values()))
     print(f"| what | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}")
     for what, figures in rows.items():
@@ -75,7 +77,7 @@ def report(rows: dict[str, dict[str, float]], options: argparse.Namespace) -> No
 
 
 def write_json(rows: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
-    """Writes figures with their setting where `--json` says, if it says so."""
+    """Writes the results and their settings to the file of `--json`, if given."""
     if options.json:
         setting = {name: value for name, value in vars(options).items() if name != "json"}
         setting |= {

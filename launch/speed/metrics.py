@@ -16,45 +16,45 @@ from oclr_jax.ops.metrics import jaccard
 from oclr_jax.video.png import write_ids, write_png
 
 _SIZE = (480, 854)
-_FRAMES = 1376  # of DAVIS2016's validation sequences
+_FRAMES = 1376  # in the validation sequences of DAVIS2016
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `metrics` understands."""
-    parser.add_argument("--frames", type=int, default=_FRAMES, help="frames that are scored")
+    """Declares the options of `metrics`."""
+    parser.add_argument("--frames", type=int, default=_FRAMES, help="number of frames to score")
 
 
 def main(options: argparse.Namespace) -> None:
-    """Prints the figures."""
+    """Prints the measurements."""
     truth = np.stack([_shape(number) for number in range(50)]) > 0
-    found = np.roll(truth, (5, 9), axis=(1, 2))
+    predicted = np.roll(truth, (5, 9), axis=(1, 2))
     print("| what | milliseconds per frame |\n|---|---|")
-    for name, measure in (("J", jaccard), ("F", boundary_f)):
-        seconds = [_timed(measure, found, truth) for _ in range(5)]
+    for name, metric in (("J", jaccard), ("F", boundary_f)):
+        seconds = [_timed(metric, predicted, truth) for _ in range(5)]
         print(f"| {name} at 480p | {1e3 * sorted(seconds)[2] / len(truth):.2f} |")
     with tempfile.TemporaryDirectory() as folder:
         frames = _write_dataset(Path(folder), options.frames)
-        start, start_processor = time.perf_counter(), time.process_time()
+        start, start_cpu = time.perf_counter(), time.process_time()
         evaluate_dataset(
             "davis2016",
             Path(folder) / "DAVIS",
             results=Path(folder) / "masks",
             output=Path(folder) / "out",
         )
-        seconds, processor = time.perf_counter() - start, time.process_time() - start_processor
+        seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     print(
-        f"\n{frames} frames from masks, report included: {seconds:.1f} s, {processor:.1f} s of CPU"
+        f"\n{frames} frames from masks, report included: {seconds:.1f} s, {cpu:.1f} s of CPU time"
     )
 
 
-def _timed(measure: Callable, found: np.ndarray, truth: np.ndarray) -> float:
+def _timed(metric: Callable, predicted: np.ndarray, truth: np.ndarray) -> float:
     start = time.perf_counter()
-    measure(found, truth)
+    metric(predicted, truth)
     return time.perf_counter() - start
 
 
 def _shape(number: int) -> np.ndarray:
-    """An outline with some detail that moves, about a tenth of the frame."""
+    """A moving mask with some detail in its outline; about a tenth of the frame."""
     mask = np.zeros(_SIZE, np.uint8)
     angles = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     radius = 100 + 20 * np.sin(5 * angles + number / 7) + 8 * np.sin(23 * angles)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.speed.measure import measure, report
+from launch.speed.measure import report, time_runs
 from oclr_jax.flow.raft import ITERATIONS, make_programs
 from oclr_jax.models.raft import MIN_SIDE, RAFT, STRIDE, RAFTConfig
 
@@ -39,7 +39,7 @@ def main(options: argparse.Namespace) -> None:
         one, other = (programs.features(variables, frames) for frames in (first, second))
         return programs.refine(variables, one, other, programs.context(variables, first))
 
-    figures = measure(flow, options.repeats)
+    figures = time_runs(flow, options.repeats)
     figures["seconds_per_pair"] = figures["seconds"] / options.batch_size
     stats = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:

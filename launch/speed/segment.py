@@ -1,7 +1,7 @@
 """`python launch/benchmark.py segment`: speed and memory of `oclr segment`, start to finish.
 
-Each length is a run of the command in a process of its own, which decodes, estimates flow, asks the
-model and writes everything. The first run fills the compilation cache and does not count.
+Each video length is one run of the command in its own process: decoding, flow, model and output.
+A first run fills the compilation cache and does not count.
 """
 
 import argparse
@@ -22,27 +22,27 @@ _FPS = 24
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `segment` understands."""
-    parser.add_argument("--weights", help="name or file; default: those of the package")
+    """Declares the options of `segment`."""
+    parser.add_argument("--weights", help="name or file (default: shipped weights)")
     parser.add_argument("--frames", type=int, nargs="+", default=[100, 1000], help="video lengths")
-    parser.add_argument("--height", type=int, default=480, help="rows of a frame")
-    parser.add_argument("--width", type=int, default=854, help="columns of a frame")
+    parser.add_argument("--height", type=int, default=480, help="frame height in pixels")
+    parser.add_argument("--width", type=int, default=854, help="frame width in pixels")
 
 
 def main(options: argparse.Namespace) -> None:
-    """Prints frames per second, processor time and peak memory at each length."""
+    """Prints frames per second, CPU time and peak memory for each length."""
     weights = ["--weights", options.weights] if options.weights else []
     with tempfile.TemporaryDirectory() as folder:
         frames = _one_scene(options.height, options.width)
         for length in [len(frames), *options.frames]:
             video = Path(folder) / f"{length}.mp4"
             _write(video, frames, length)
-            wall, processor, peak = _run([str(video), f"{folder}/{length}", *weights])
+            wall, cpu, peak = _run([str(video), f"{folder}/{length}", *weights])
             if length != len(frames):
                 print(
                     f"{length} frames of {options.width}x{options.height}: "
-                    f"{length / wall:.2f} frames/s ({wall:.1f} s, {processor:.1f} s of processor "
-                    f"time on {os.cpu_count()} cores), peak memory {peak / 2**20:.0f} MiB",
+                    f"{length / wall:.2f} frames/s ({wall:.1f} s, {cpu:.1f} s of CPU time "
+                    f"on {os.cpu_count()} cores), peak memory {peak / 2**20:.0f} MiB",
                     flush=True,
                 )
 
@@ -53,7 +53,7 @@ def _one_scene(height: int, width: int) -> list[np.ndarray]:
 
 
 def _write(path: Path, frames: list[np.ndarray], length: int) -> None:
-    """A video that plays the frames forth and back until it is long enough."""
+    """Writes a video that plays the frames forward and backward up to the wanted length."""
     there_and_back = frames + frames[-2:0:-1]
     with video_writer(path, _FPS, *frames[0].shape[:2]) as add_frame:
         for number in range(length):
@@ -61,7 +61,7 @@ def _write(path: Path, frames: list[np.ndarray], length: int) -> None:
 
 
 def _run(arguments: list[str]) -> tuple[float, float, int]:
-    """(seconds, seconds of processor time, peak bytes) of one `oclr segment`."""
+    """(wall seconds, CPU seconds, peak bytes) of one `oclr segment`."""
     command = [sys.executable, "-m", "oclr_jax.cli", "segment", *arguments, "--quiet"]
     start = time.perf_counter()
     process = os.posix_spawn(sys.executable, command, os.environ | {"PYTHONPATH": str(ROOT)})

@@ -11,7 +11,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from launch.speed.measure import add_model_arguments, measure, model_config, report
+from launch.speed.measure import add_model_arguments, model_config, report, time_runs
 from oclr_jax.models.oclr import OCLR
 from oclr_jax.ops.losses import LossWeights
 from oclr_jax.train.devices import WAYS, open_devices
@@ -65,7 +65,7 @@ def measure_step(options: argparse.Namespace) -> dict[str, float]:
         state, metrics = step(state, batch)
         return state, metrics
 
-    figures = measure(run, options.repeats)
+    figures = time_runs(run, options.repeats)
     flops = task.step_flops(options.batch_size)
     return figures | machine_use(flops / figures["seconds"])
 

@@ -1,1 +1,1 @@
-"""What people look at: overlays, contact sheets, flow colours, HTML pages."""
+"""Visualisation: overlays, contact sheets, flow colours, HTML pages."""

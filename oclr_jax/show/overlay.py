@@ -6,7 +6,7 @@ from jaxtyping import UInt8
 
 from oclr_jax.video.palette import DAVIS_PALETTE
 
-# The palette's colours are dark; half as bright again, they show on any frame and stay apart.
+# The palette is dark. Brightened by half, its colours show on any frame and stay distinct.
 _BRIGHT = np.minimum(DAVIS_PALETTE * 1.5, 255).astype(np.uint8)
 _OPACITY = 0.45
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -15,9 +15,9 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 def paint_ids(
     frame: UInt8[np.ndarray, "h w 3"], ids: UInt8[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Tints every object in its colour, draws its contour and writes its id on it.
+    """Returns a copy of an RGB frame with each object tinted, outlined and labelled with its id.
 
-    `frame` is RGB and is not changed; `ids` are object ids, 0 = background, as in the PNG masks.
+    `ids` are object ids, 0 = background, as in the PNG masks.
     """
     painted = frame.copy()
     present = np.flatnonzero(np.bincount(ids.ravel()))
@@ -32,11 +32,11 @@ def paint_ids(
 def paint_mask(
     image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], number: int
 ) -> None:
-    """Tints and outlines one mask (non-zero = inside) in the colour of an id, in place."""
+    """Tints and outlines a mask (non-zero = inside) in the colour of id `number`, in place."""
     left, top, width, height = cv2.boundingRect(mask)
     if not width:
         return
-    # Only the rows and columns that the object touches are worked on; `part` is a view.
+    # Only the bounding box is processed; `part` is a view.
     part = image[top : top + height, left : left + width]
     inside = mask[top : top + height, left : left + width]
     colour = _BRIGHT[number].tolist()
@@ -49,12 +49,12 @@ def paint_mask(
 def paint_label(
     image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], number: int, text: str
 ) -> None:
-    """Writes text on a patch of an id's colour in the middle of its mask, in place."""
+    """Writes text on a patch in the colour of id `number`, in the middle of its mask, in place."""
     if not mask.any():
         return
     x, y = _middle(mask)
     colour = _BRIGHT[number].tolist()
-    # Black on light colours and white on dark ones, by the weights of the eye.
+    # Black on light colours, white on dark ones, by luma.
     ink = (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else (255, 255, 255)
     scale, line = max(0.35, min(image.shape[:2]) / 800), _line(image)
     (width, height), _ = cv2.getTextSize(text, _FONT, scale, line)
@@ -67,13 +67,13 @@ def paint_label(
 
 
 def _middle(mask: UInt8[np.ndarray, "h w"]) -> tuple[int, int]:
-    """(x, y) of the centroid, which moves smoothly; where that lies outside, the thickest place."""
+    """(x, y) of the centroid, which moves smoothly, or the thickest point if it lies outside."""
     moments = cv2.moments(mask, binaryImage=True)
     x, y = round(moments["m10"] / moments["m00"]), round(moments["m01"] / moments["m00"])
     if mask[y, x]:
         return x, y
     left, top, width, height = cv2.boundingRect(mask)
-    step = max(1, min(width, height) // 32)  # a coarse place is enough
+    step = max(1, min(width, height) // 32)  # a coarse position is enough
     inside = np.pad(mask[top : top + height : step, left : left + width : step], 1)
     _, _, _, (x, y) = cv2.minMaxLoc(cv2.distanceTransform(inside, cv2.DIST_L2, 3))
     return left + (x - 1) * step, top + (y - 1) * step

@@ -1,4 +1,4 @@
-"""Results beside the paper's tables: whose figure stands where, and what is left out and said."""
+"""The comparison with the paper's tables: placement of figures, skipped runs, messages."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs.oclr_flow import get_config
-from launch.reports.collect_results import NOBODY, changed_fields, main
+from launch.reports.collect_results import NOT_TRAINED, changed_fields, main
 from oclr_jax.datasets.ablations import COLUMNS, EXPERIMENTS, REPEATS, REPEATS_MEAN, REPEATS_STD
 from oclr_jax.evaluate.run import fingerprint
 from oclr_jax.models.oclr import OCLR
@@ -28,7 +28,7 @@ def params():
 
 
 def finish(workdir, params, name="ours_g", seed=0, scores=(), **changes):
-    """The workdir of a finished training; `scores`: (dataset, title, J) of its evaluations."""
+    """The workdir of a finished run. `scores`: (dataset, title, J) of its evaluations."""
     config = get_config(name)
     config.seed = seed
     config.update_from_flattened_dict(changes.pop("fields", {}))
@@ -37,7 +37,7 @@ def finish(workdir, params, name="ours_g", seed=0, scores=(), **changes):
     workdir.mkdir(parents=True)
     (workdir / "config.json").write_text(config.to_json_best_effort())
     model, arrays = params
-    # The seed makes the weights, and so their fingerprint, this training's.
+    # Weights that depend on the seed, so that their fingerprints differ.
     arrays = {**arrays, "query": np.full_like(arrays["query"], seed)}
     info = WeightsInfo(model=model, flow={"estimator": "dis"}, data_version="2.0.0",
                        name=name, card={"steps": steps})  # fmt: skip
@@ -73,7 +73,7 @@ def collect(*arguments, capsys):
 
 
 def cells(rows, *starts):
-    """The rows that begin with these cells."""
+    """The rows that start with these cells."""
     return [row for row in rows if tuple(row[: len(starts)]) == starts]
 
 
@@ -91,7 +91,7 @@ def test_table_1_has_these_letters():
     assert letters == {"A": "D", "B": "F", "C": "G", "D": "H", "E": "I"}
 
 
-def test_ours_never_stand_in_the_papers_columns(tmp_path, params, capsys):
+def test_our_figures_are_never_in_the_papers_columns(tmp_path, params, capsys):
     scores = [("davis2016", "DAVIS2016", 0.701), ("syn_val", "oclr_syn (syn_val)", 0.8)]
     one = finish(tmp_path / "h", params, "ours_h", scores=scores)
     out, rows = collect(one, capsys=capsys)
@@ -103,7 +103,7 @@ def test_ours_never_stand_in_the_papers_columns(tmp_path, params, capsys):
     assert head[9:] == ["ours: DAVIS2016", "ours: DAVIS2017-motion", "ours: own Syn-Val modal",
                         "ours: own Syn-Val amodal"]  # fmt: skip
     (row,) = cells(rows, "Ours-A")
-    assert NOBODY in row and row[3:6] == ["67.4", "52.3", "78.0"] and row[-3:] == [""] * 3
+    assert NOT_TRAINED in row and row[3:6] == ["67.4", "52.3", "78.0"] and row[-3:] == [""] * 3
     assert "99.0" not in out
 
 
@@ -122,7 +122,7 @@ def test_seeds_are_averaged(tmp_path, params, capsys):
     assert cells(rows, "mean ± std")[0][7] == row[9]
 
 
-def test_what_differs_is_named_and_not_averaged(tmp_path, params, capsys):
+def test_different_runs_are_named_and_not_averaged(tmp_path, params, capsys):
     score = [("davis2016", "DAVIS2016", 0.5)]
     part = [("davis2016", "DAVIS2016, 4 of 20 sequences", 0.6)]
     paper = finish(tmp_path / "a", params, scores=score)
@@ -130,14 +130,14 @@ def test_what_differs_is_named_and_not_averaged(tmp_path, params, capsys):
     other = finish(tmp_path / "c", params, seed=1, scores=part)
     _, rows = collect(paper, tiny, other, capsys=capsys)
     first, second = sorted(cells(rows, "Ours-G"), key=lambda row: len(row[7]))
-    assert first[7:10] == ["the paper's", "0, 1", "evaluated on unlike terms"]
+    assert first[7:10] == ["the paper's", "0, 1", "evaluated under different conditions"]
     assert "steps=60" in second[7] and "model.height=32" in second[7]
     assert second[9] == "50.0 [dis flow]"
     _, rows = collect(other, capsys=capsys)
     assert cells(rows, "Ours-G")[0][9] == "60.0 [4 of 20 sequences, dis flow]"
 
 
-def test_practical_fields_are_no_difference():
+def test_ignored_fields_are_no_difference():
     config = json.loads(get_config("ours_e").to_json_best_effort())
     config |= {"seed": 7, "log_every": 1, "field_of_another_version": 1}
     config["data"]["dir"] = "elsewhere"
@@ -146,7 +146,7 @@ def test_practical_fields_are_no_difference():
     assert changed_fields(config, "ours_e") == ("loss.order=0.1",)
 
 
-def test_what_does_not_count_is_said(tmp_path, params, capsys):
+def test_skipped_runs_are_reported(tmp_path, params, capsys):
     begun = finish(tmp_path / "begun", params, steps=10)
     small = finish(tmp_path / "small", params, "small")
     stale = finish(tmp_path / "stale", params, "ours_i")
@@ -155,12 +155,12 @@ def test_what_does_not_count_is_said(tmp_path, params, capsys):
     bare.mkdir()
     (bare / "config.json").write_text(get_config("ours_d").to_json_best_effort())
     out, rows = collect(begun, small, stale, bare, capsys=capsys)
-    assert f"{begun} has weights of step 10 of 600,000: not finished" in out
-    assert f"{small} is none of the paper's experiments" in out
-    assert f"{bare} has no weights yet" in out
-    assert "is of other weights than" in out and "90.0" not in out
+    assert f"{begun} is skipped: it is not finished (step 10 of 600,000)" in out
+    assert f"{small} is skipped: it is not one of the paper's experiments" in out
+    assert f"{bare} is skipped: it has no weights yet" in out
+    assert "belongs to other weights than" in out and "90.0" not in out
     assert cells(rows, "Ours-I")[0][9] == "not evaluated"
-    assert NOBODY in cells(rows, "Ours-G")[0]
+    assert NOT_TRAINED in cells(rows, "Ours-G")[0]
 
 
 def test_files(tmp_path, params, capsys):
@@ -176,7 +176,7 @@ def test_files(tmp_path, params, capsys):
 
 def test_a_mistake_is_one_sentence_and_status_2(tmp_path, params, capsys):
     assert main([str(tmp_path)]) == 2
-    assert "is not the workdir of a training" in capsys.readouterr().err
+    assert "is not a training workdir" in capsys.readouterr().err
     one, two = (finish(tmp_path / name, params) for name in ("one", "two"))
     assert main([str(one), str(two)]) == 2
-    assert "the same training with the same seed" in capsys.readouterr().err
+    assert "the same experiment with the same seed" in capsys.readouterr().err
