@@ -1,7 +1,14 @@
-"""The exception for errors that a user can cause, and the wording of operating-system errors."""
+"""Errors that a user can cause, warnings, and the wording of operating-system errors."""
 
 import errno
 import os
+
+
+class InputWarning(UserWarning):
+    """Something about the input that the user should know although the work goes on.
+
+    One sentence; the commands print it on standard error.
+    """
 
 
 class UserError(Exception):

@@ -141,10 +141,11 @@ def _write_frames(
         return _write_frame(folder, clip, tracks, frame, image if overlay else None)
 
     path, size = folder / "overlay.mp4", (clip.height, clip.width)
+    shown = {"times": clip.times, "pixel_aspect": clip.pixel_aspect}
     entries = []
     with (
         ThreadPoolExecutor(_WRITERS) as writers,
-        video_writer(path, clip.fps, *size) if overlay else nullcontext() as add_frame,
+        video_writer(path, clip.fps, *size, **shown) if overlay else nullcontext() as add_frame,
     ):
         frames = progress(enumerate(clip.frames()), "writing", clip.count, quiet)
         for found, painted in _in_order(writers, write, frames):
@@ -202,6 +203,8 @@ def _record(
             height=clip.height,
             width=clip.width,
             fps=float(clip.fps),
+            times=[round(float(time), 6) for time in clip.times],
+            pixel_aspect=list(clip.pixel_aspect.as_integer_ratio()),
             shots=[[shot.start, shot.stop - 1] for shot in clip.shots],
             moves=moves,
         ),

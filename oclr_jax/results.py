@@ -49,7 +49,9 @@ class VideoEntry(TypedDict):
     frames: int
     height: int
     width: int
-    fps: float
+    fps: float  # mean frames per second
+    times: list[float]  # of each frame, in seconds from the first
+    pixel_aspect: list[int]  # width : height of a pixel
     shots: list[list[int]]  # [first frame, last frame] of each
     moves: bool  # false where nothing in the video moves
 

@@ -24,7 +24,6 @@ from oclr_jax.ops.metrics import jaccard
 from oclr_jax.pipeline import segment_to_folder, segment_video
 from oclr_jax.video.clip import open_clip
 from oclr_jax.video.png import read_ids
-from oclr_jax.video.reader import open_video
 from oclr_jax.video.writer import video_writer
 from tests.clips import INFO, motion_segmenter, moving_clip, square_masks, texture, write_frames
 
@@ -176,8 +175,8 @@ def test_the_folder_of_results(tmp_path):
         found = np.stack([read_ids(output / "amodal" / str(id) / f"{stem}.png") for stem in stems])
         assert np.array_equal(found, amodal * np.uint8(255))
     assert json.loads((output / "objects.json").read_text(encoding="utf-8")) == record
-    overlay = open_video(output / "overlay.mp4")
-    assert (overlay.count_frames(), overlay.fps) == (9, 24)
+    overlay = open_clip(output / "overlay.mp4")
+    assert (overlay.count, overlay.fps) == (9, 24)
     assert sorted(path.name for path in output.iterdir()) == sorted(
         ["masks", "amodal", "objects.json", "overlay.mp4"]
     )
@@ -226,7 +225,7 @@ def test_video_files_keep_their_frame_rate(tmp_path):
         for frame in frames:
             add_frame(frame)
     record = segment_to_folder(path, tmp_path / "out")
-    assert open_video(tmp_path / "out" / "overlay.mp4").fps == Fraction(30000, 1001)
+    assert open_clip(tmp_path / "out" / "overlay.mp4").fps == Fraction(30000, 1001)
     assert [path.name for path in sorted((tmp_path / "out" / "masks").iterdir())] == [
         f"{number:05d}.png" for number in range(8)
     ]
@@ -321,5 +320,9 @@ def test_a_variable_frame_rate(tmp_path):
             picture.pts, picture.time_base = time, Fraction(1, 1000)
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
-    segment_to_folder(path, tmp_path / "out")
-    assert open_video(tmp_path / "out" / "overlay.mp4").count_frames() == 5
+    record = segment_to_folder(path, tmp_path / "out")
+    assert record["video"]["times"] == [0, 0.04, 0.1, 0.11, 0.25]
+    assert record["video"]["fps"] == 16
+    overlay = open_clip(tmp_path / "out" / "overlay.mp4")
+    shown = [float(time) for time in overlay.times]
+    np.testing.assert_allclose(shown, record["video"]["times"], atol=1e-4)

@@ -23,8 +23,9 @@ from data_pipelines.synthetic.scene import LAYERS
 from oclr_jax.errors import UserError
 from oclr_jax.flow.folder import FlowFolder
 from oclr_jax.flow.resize import resize_flow
+from oclr_jax.video.folder import FrameFolder
+from oclr_jax.video.images import read_image
 from oclr_jax.video.png import read_ids
-from oclr_jax.video.reader import FrameFolder, read_image
 from oclr_jax.video.resize import resize_image
 
 

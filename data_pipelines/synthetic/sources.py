@@ -16,7 +16,9 @@ from PIL import Image
 from data_pipelines.synthetic.shapes import Shape, blob, figure, from_mask
 from data_pipelines.synthetic.textures import jitter_colours, texture
 from oclr_jax.errors import UserError
-from oclr_jax.video.reader import IMAGE_SUFFIXES, FrameFolder, open_video, read_image
+from oclr_jax.video.folder import FrameFolder
+from oclr_jax.video.images import IMAGE_SUFFIXES, read_image
+from oclr_jax.video.reader import open_video
 from oclr_jax.video.resize import resize_image
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")

@@ -1,18 +1,18 @@
 """Finding and reading the files of a benchmark, in folders or zip files."""
 
 import io
-import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from oclr_jax.datasets.benchmarks import VOID, Benchmark
 from oclr_jax.errors import UserError
+from oclr_jax.video.images import decode_image
+from oclr_jax.video.names import natural_sorted, without_junk
 
 AnyPath = Path | zipfile.Path  # a file or folder, on disk or inside a zip file
 
@@ -32,7 +32,8 @@ class DatasetRoot:
             for path in paths:
                 if (found := folder.joinpath(*path.split("/"))).exists():
                     return found
-        found = sorted(child.name for child in self.root.iterdir()) if self.root.is_dir() else []
+        inside = self.root.iterdir() if self.root.is_dir() else ()
+        found = sorted(child.name for child in without_junk(inside))
         raise UserError(
             f"{self.root} does not have the layout of {self.benchmark.title}: expected "
             f"{'; '.join(self.benchmark.tree.splitlines())}; found "
@@ -44,7 +45,7 @@ class DatasetRoot:
             yield from _inside_zip(self.root)
             return
         yield self.root
-        for child in sorted(self.root.iterdir()):
+        for child in sorted(without_junk(self.root.iterdir())):
             if child.is_dir():
                 yield child
             elif child.suffix == ".zip":
@@ -59,32 +60,18 @@ def _inside_zip(path: Path) -> Iterator[AnyPath]:
             f"{path} is not a valid zip file; download it again or unpack it."
         ) from error
     yield inside
-    yield from (child for child in inside.iterdir() if child.is_dir())
+    yield from (child for child in without_junk(inside.iterdir()) if child.is_dir())
 
 
 def list_files(folder: AnyPath, suffixes: tuple[str, ...]) -> list[AnyPath]:
     """Files with these suffixes, in natural order (2 before 10)."""
-    files = [
-        file
-        for file in folder.iterdir()
-        if file.name.lower().endswith(suffixes) and not file.name.startswith(".")
-    ]
-    return sorted(files, key=lambda file: _natural_order(file.name))
-
-
-def _natural_order(name: str) -> list[int | str]:
-    # Text is at even and numbers at odd indices, so equal types are compared.
-    parts = re.split(r"([0-9]+)", name)
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
+    files = without_junk(folder.iterdir())
+    return natural_sorted(file for file in files if file.name.lower().endswith(suffixes))
 
 
 def read_frame(path: AnyPath) -> UInt8[np.ndarray, "h w 3"]:
     """Reads an image as RGB. Raises UserError for a broken file."""
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
-    if image is None:
-        raise UserError(f"The image {path} is broken; replace it.")
-    return image
+    return decode_image(path.read_bytes(), str(path))
 
 
 def read_annotation(path: AnyPath, mode: str) -> np.ndarray:

@@ -28,6 +28,7 @@ from oclr_jax.datasets.dataset_files import (
     read_id_annotation,
 )
 from oclr_jax.errors import UserError
+from oclr_jax.video.names import without_junk
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 # FBMS: grey level, 0 to 1, above which a ground-truth label is an object. Two sequences differ.
@@ -175,7 +176,8 @@ def _segtrack_v2(root: DatasetRoot, names: Sequence[str], split: str) -> list[Be
         if not folder.is_dir():
             raise _no_annotations(name, folder)
         # Sequences with several objects have a folder per object; all objects are foreground.
-        folders = [child for child in folder.iterdir() if child.is_dir()] or [folder]
+        folders = [child for child in without_junk(folder.iterdir()) if child.is_dir()]
+        folders = folders or [folder]
         objects = [
             list_files(one, _IMAGE_SUFFIXES) for one in sorted(folders, key=lambda one: one.name)
         ]

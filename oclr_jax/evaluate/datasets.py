@@ -10,8 +10,10 @@ from oclr_jax.datasets.benchmarks import BENCHMARKS, DEVELOPMENT, Benchmark
 from oclr_jax.datasets.built import read_built_benchmark
 from oclr_jax.datasets.layouts import BenchmarkSequence, find_benchmark_sequences
 from oclr_jax.errors import UserError
+from oclr_jax.video.folder import FrameFolder
+from oclr_jax.video.images import read_image
+from oclr_jax.video.names import without_junk
 from oclr_jax.video.png import read_ids
-from oclr_jax.video.reader import FrameFolder, read_image
 
 _FOLDER = Benchmark(
     "folder",
@@ -74,7 +76,7 @@ def _folder_sequences(data: Path) -> list[BenchmarkSequence]:
         raise UserError(
             f"{data} is not laid out as DAVIS is; it needs the folders JPEGImages and Annotations."
         )
-    names = sorted(path.name for path in frames.iterdir() if path.is_dir())
+    names = sorted(path.name for path in without_junk(frames.iterdir()) if path.is_dir())
     if not names:
         raise UserError(
             f"{frames} holds no sequences; put one folder of frames per sequence there."

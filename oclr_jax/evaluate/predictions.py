@@ -30,9 +30,10 @@ from oclr_jax.oclr.windows import frame_groups
 from oclr_jax.ops.metrics import present_ids
 from oclr_jax.tracks import frame_masks, modal_layers
 from oclr_jax.video.clip import Clip
+from oclr_jax.video.folder import FOLDER_FPS
 from oclr_jax.video.palette import DAVIS_PALETTE
-from oclr_jax.video.reader import FOLDER_FPS
 from oclr_jax.video.resize import resize_mask
+from oclr_jax.video.times import even_times
 
 _NAMED = 20  # bad files that are named, at most
 
@@ -78,7 +79,8 @@ def _flows(
     # Folders of flow hold whole sequences, of which a part is taken as a shot.
     start, stems = sequence.start, list(sequence.whole or sequence.stems)
     shots = [range(start, start + len(sequence.stems))]
-    clip = Clip(sequence.folder, stems, height, width, FOLDER_FPS, shots, sequence.frames)
+    times = even_times(len(stems), FOLDER_FPS)
+    clip = Clip(sequence.folder, stems, height, width, FOLDER_FPS, times, shots, sequence.frames)
     source = open_source(flow, segmenter.info.flow, clip, model.gaps)
     flows = stream_flow(clip, source, model.gaps, (model.height, model.width))
     return [one._replace(frame=one.frame - start) for one in flows]

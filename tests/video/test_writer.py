@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from oclr_jax.errors import UserError
+from oclr_jax.video.clip import open_clip
 from oclr_jax.video.reader import open_video
+from oclr_jax.video.times import even_times
 from oclr_jax.video.writer import video_writer
 
 
@@ -36,9 +38,46 @@ def test_the_file_plays_in_browsers(tmp_path):
 @pytest.mark.parametrize("fps", [24, 12.5, Fraction(30000, 1001), 29.97, 1])
 def test_the_frame_rate_is_kept(tmp_path, fps):
     write(tmp_path / "v.mp4", waves(6, 32, 32), fps)
-    video = open_video(tmp_path / "v.mp4")
-    assert float(video.fps) == pytest.approx(float(fps), rel=1e-4)
-    assert video.count_frames() == 6
+    clip = open_clip(tmp_path / "v.mp4")
+    assert float(clip.fps) == pytest.approx(float(fps), rel=1e-4)
+    assert clip.count == 6
+
+
+def test_every_frame_is_shown_at_its_time(tmp_path):
+    times = [Fraction(ms, 1000) for ms in (0, 33, 62, 103, 104, 900)]
+    with video_writer(tmp_path / "v.mp4", Fraction(5, 9) * 10, 32, 32, times) as add:
+        for frame in waves(6, 32, 32):
+            add(frame)
+    clip = open_clip(tmp_path / "v.mp4")
+    np.testing.assert_allclose([float(t) for t in clip.times], [float(t) for t in times], atol=2e-5)
+    assert float(clip.fps) == pytest.approx(5 / 0.9)
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        assert 0.9 <= container.duration / 1e6 < 2
+
+
+def test_times_of_a_constant_rate_change_no_byte(tmp_path):
+    rate = Fraction(30000, 1001)
+    write(tmp_path / "a.mp4", waves(6, 32, 32), rate)
+    with video_writer(tmp_path / "b.mp4", rate, 32, 32, even_times(6, rate)) as add:
+        for frame in waves(6, 32, 32):
+            add(frame)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_pixels_that_are_not_square(tmp_path):
+    with video_writer(tmp_path / "v.mp4", 24, 32, 32, pixel_aspect=Fraction(16, 11)) as add:
+        for frame in waves(2, 32, 32):
+            add(frame)
+    assert open_video(tmp_path / "v.mp4").pixel_aspect == Fraction(16, 11)
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
+
+
+def test_more_frames_than_times_are_refused(tmp_path):
+    opened = video_writer(tmp_path / "v.mp4", 24, 32, 32, [Fraction(0)])
+    with pytest.raises(ValueError, match="1 frames only"), opened as add:
+        for frame in waves(2, 32, 32):
+            add(frame)
 
 
 @pytest.mark.parametrize(("height", "width"), [(33, 50), (32, 51), (47, 33)])
