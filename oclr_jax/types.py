@@ -40,4 +40,24 @@ class FlowBatch(TypedDict):
     estimated: NotRequired[Float32[np.ndarray, "b h w 2"]]
 
 
-AnyBatch = Batch | FlowBatch
+class RGBBatch(TypedDict):
+    """What a training step of appearance models consumes; all fields on one grid.
+
+    rgb: frames.
+    flow: both gaps stacked as (u+1, v+1, u-1, v-1), pixels of this grid.
+    amodal: 0/1 amodal masks, front to back, empty layers last.
+    modal: 0/1 visible parts of the same layers.
+    predicted: amodal foreground probability x 255 of the layers that a flow model predicts; the
+        layers are in no particular order, the same in all frames.
+    predicted_order: pseudo-depth of the predicted layers in every frame, lowest in front.
+    """
+
+    rgb: UInt8[np.ndarray, "b t h w 3"]
+    flow: Float32[np.ndarray, "b t h w 4"]
+    amodal: UInt8[np.ndarray, "b t h w k"]
+    modal: UInt8[np.ndarray, "b t h w k"]
+    predicted: NotRequired[UInt8[np.ndarray, "b t h w q"]]
+    predicted_order: NotRequired[Float32[np.ndarray, "b t q"]]
+
+
+AnyBatch = Batch | FlowBatch | RGBBatch

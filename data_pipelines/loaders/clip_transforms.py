@@ -61,7 +61,8 @@ def augment(clip: FlowClip, rng: np.random.Generator, settings: Augmentation) ->
     if rng.random() < settings.reverse_time:
         clip = reverse_time(clip)
     if rng.random() < settings.zoom:
-        window = random_window(rng, *clip["flow"].shape[1:3], settings)
+        grid = clip["flow"].shape[1:3]
+        window = random_window(rng, *grid, settings.min_window, settings.max_stretch)
         zoomed = crop_zoom(clip, window)
         # A crop without objects teaches nothing.
         clip = zoomed if visible_layers(zoomed["modal"]).any() else clip
@@ -96,11 +97,11 @@ def scale_speed(clip: FlowClip, factor: float) -> FlowClip:
 
 
 def random_window(
-    rng: np.random.Generator, height: int, width: int, settings: Augmentation
+    rng: np.random.Generator, height: int, width: int, min_window: float, max_stretch: float
 ) -> tuple[int, int, int, int]:
     """A random crop (top, left, rows, columns) of the grid, with a random aspect ratio."""
-    size = rng.uniform(settings.min_window, 1)
-    limit = np.log(settings.max_stretch) / 2
+    size = rng.uniform(min_window, 1)
+    limit = np.log(max_stretch) / 2
     stretch = np.exp(rng.uniform(-limit, limit))
     rows = min(height, max(1, round(height * min(1.0, size * stretch))))
     columns = min(width, max(1, round(width * min(1.0, size / stretch))))

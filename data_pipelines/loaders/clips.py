@@ -176,7 +176,7 @@ def validation_clip(
     stored: dict[str, np.ndarray], *, frames: int, grid: tuple[int, int], gaps: tuple[int, ...]
 ) -> FlowClip:
     """The first `frames` frames of a stored sequence on the grid (height, width)."""
-    clip = resize_clip(_cut(stored, slice(frames)), *grid)
+    clip = resize_clip(cut_clip(stored, slice(frames)), *grid)
     return _select_gaps(drop_unseen(clip), gaps)
 
 
@@ -195,7 +195,7 @@ def training_clip(
     The clip shows an object; see `random_frames`.
     """
     part = random_frames(stored["segmentations"], rng, frames, stride)
-    clip = resize_clip(_cut(stored, part), *grid)
+    clip = resize_clip(cut_clip(stored, part), *grid)
     return _select_gaps(augment(clip, rng, augmentation), gaps)
 
 
@@ -224,7 +224,7 @@ def random_frames(
     return parts[rng.integers(len(parts))]
 
 
-def _cut(stored: dict[str, np.ndarray], part: slice) -> FlowClip:
+def cut_clip(stored: dict[str, np.ndarray], part: slice) -> FlowClip:
     """Frames of a stored sequence as a clip on the stored grid."""
     amodal = stored["amodal"][part]
     layers = np.arange(1, amodal.shape[-1] + 1, dtype=np.uint8)

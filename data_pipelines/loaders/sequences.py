@@ -110,6 +110,28 @@ class JoinedSequences:
         return self.parts[part][index - (self._ends[part - 1] if part else 0)]
 
 
+def open_dataset(directory: str | os.PathLike) -> tfds.core.DatasetInfo:
+    """Reads the metadata of a dataset and checks that its files are complete.
+
+    Raises:
+      UserError: there is no dataset, or its files are damaged.
+    """
+    try:
+        info = tfds.builder_from_directory(directory).info
+        splits = info.splits.values()
+        dict(info.metadata)
+    except Exception as error:  # TFDS raises a different type for each missing or damaged file
+        raise UserError(
+            f"{directory} is not a dataset that launch/generate.py made; name the folder with its "
+            "dataset_info.json."
+        ) from error
+    for split in splits:
+        files = [path for path in split.filepaths if path.exists()]
+        if sum(path.stat().length for path in files) != split.num_bytes:
+            raise damaged_dataset(directory, f"files of the split {split.name} are missing or cut")
+    return info
+
+
 def open_sequences(
     directory: str | os.PathLike, split: str, fields: dict[str, str]
 ) -> tuple[Sequences, dict[str, Any]]:
@@ -122,19 +144,9 @@ def open_sequences(
       UserError: there is no such dataset or split, the split is empty, files are damaged, or
         `fields` ask for exact flow that the dataset does not have.
     """
-    try:
-        info = tfds.builder_from_directory(directory).info
-        # Version 1 of the data did not record `exact_flow`; all of it was rendered.
-        splits, settings = ", ".join(info.splits), {"exact_flow": True, **info.metadata}
-    except Exception as error:  # TFDS raises a different type for each missing or damaged file
-        raise UserError(
-            f"{directory} is not a dataset that launch/generate.py made; name the folder with its "
-            "dataset_info.json."
-        ) from error
-    for part in info.splits.values():
-        files = [path for path in part.filepaths if path.exists()]
-        if sum(path.stat().length for path in files) != part.num_bytes:
-            raise damaged_dataset(directory, f"files of the split {part.name} are missing or cut")
+    info = open_dataset(directory)
+    # Version 1 of the data did not record `exact_flow`; all of it was rendered.
+    splits, settings = ", ".join(info.splits), {"exact_flow": True, **info.metadata}
     if "forward_flow" in fields.values() and not settings["exact_flow"]:
         raise UserError(
             f"The dataset {directory} was imported and has no exact flow; use estimated flow."

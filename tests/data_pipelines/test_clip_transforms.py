@@ -191,8 +191,8 @@ def test_unseen_layers_are_emptied_and_moved_back():
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
 def test_windows_lie_inside_and_respect_their_limits(seed):
-    limits = Augmentation(min_window=0.5, max_stretch=1.3)
-    top, left, rows, columns = random_window(np.random.default_rng(seed), 90, 160, limits)
+    rng = np.random.default_rng(seed)
+    top, left, rows, columns = random_window(rng, 90, 160, min_window=0.5, max_stretch=1.3)
     assert 0 <= top <= 90 - rows and 0 <= left <= 160 - columns
     assert 0.5 / 1.3**0.5 - 0.01 <= rows / 90 <= 1
     assert 1 / 1.31 <= (rows / 90) / (columns / 160) <= 1.31
