@@ -18,7 +18,7 @@ from etils import epath
 from jaxtyping import Float32
 from tqdm import tqdm
 
-from data_pipelines.builders.records import RecordWriter
+from data_pipelines.builders.records import FILE_FORMAT, RecordWriter
 from data_pipelines.builders.staging import (
     Shard,
     add_metadata,
@@ -235,9 +235,11 @@ def _describe(
         module_name=__name__,
         config_name=name,
     )
-    return tfds.core.DatasetInfo(
+    described = tfds.core.DatasetInfo(
         builder=identity,
         description=f"Amodal masks that {name} predicts from the estimated flow of {info.name}.",
         features=features,
         metadata=tfds.core.MetadataDict(settings),
     )
+    described.set_file_format(FILE_FORMAT)
+    return described

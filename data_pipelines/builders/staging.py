@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from etils import epath
 
+from data_pipelines.builders.records import FILE_FORMAT
 from oclr_jax.errors import UserError
 from oclr_jax.files import replacing
 
@@ -35,7 +37,7 @@ class Shard:
     indices: range
 
 
-def unfinished_directory(directory: Path) -> Path:
+def unfinished_directory(directory: Path | epath.Path) -> Path | epath.Path:
     """The folder in which the shards of a dataset collect."""
     return directory.with_name(directory.name + ".unfinished")
 
@@ -128,7 +130,7 @@ def publish(directory: Path) -> None:
 
 def _filename_template(name: str, split: str, folder: Path) -> tfds.core.ShardedFileTemplate:
     return tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=name, split=split, filetype_suffix="array_record"
+        data_dir=folder, dataset_name=name, split=split, filetype_suffix=FILE_FORMAT
     )
 
 

@@ -1,0 +1,83 @@
+"""The command that stores predicted masks."""
+
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from launch import predict_masks
+from oclr_jax.oclr.predict import load_segmenter
+from oclr_jax.oclr.sequences import predict_sequence
+from oclr_jax.weights.segmentation import find_weights
+from tests.clips import motion_segmenter
+
+
+@pytest.fixture
+def dataset(data_dir, tmp_path):
+    (stored,) = data_dir.glob("oclr_syn/tiny/*")
+    return shutil.copytree(stored, tmp_path / "tiny")
+
+
+def test_the_command_stores_what_the_weights_predict(dataset, capsys):
+    assert predict_masks.main([str(dataset), "--quiet"]) == 0
+    folder = dataset / "predicted_masks" / "oclr-small"
+    assert capsys.readouterr().out == f"{folder} is ready\n"
+    builder = tfds.builder_from_directory(folder)
+    segmenter = load_segmenter()
+    digest = hashlib.sha256(find_weights(None).read_bytes()).hexdigest()
+    metadata = builder.info.metadata
+    assert metadata["weights"] == {"name": "oclr-small", "sha256": digest}
+    assert metadata["precision"] == "float32"
+    assert metadata["window"]["frames"] == segmenter.info.model.frames
+    assert metadata["dataset"]["config"] == "tiny"
+    example = tfds.builder_from_directory(dataset).as_data_source("validation")[1]
+    flow = np.concatenate(
+        [example[f"estimated_{way}_flow"] for way in ("forward", "backward")], axis=-1
+    )
+    probability, order = predict_masks.predict_stored(segmenter, flow.astype(np.float32))
+    stored = builder.as_data_source("validation")[1]
+    np.testing.assert_allclose(stored["probability"] / 255, probability, atol=1 / 255)
+    np.testing.assert_allclose(stored["order"], order, atol=1e-4)
+    assert predict_masks.main([str(dataset), "--quiet"]) == 0
+    assert capsys.readouterr().out == f"{folder} exists; nothing to do\n"
+
+
+def test_flow_comes_on_the_grid_and_at_the_gaps_of_the_model(monkeypatch):
+    segmenter = motion_segmenter()
+    seen = []
+    monkeypatch.setattr(
+        predict_masks,
+        "predict_sequence",
+        lambda segmenter, flow: seen.append(flow) or predict_sequence(segmenter, flow),
+    )
+    flow = np.ones((7, 64, 96, 4), np.float32) * np.array([1, 2, 3, 4], np.float32)
+    predict_masks.predict_stored(segmenter, flow)
+    assert seen[0].shape == (7, 32, 48, 4)
+    np.testing.assert_allclose(seen[0][0, 0, 0], [0.5, 1, 1.5, 2])
+
+
+def test_mistakes_end_in_a_sentence(dataset, tmp_path, capsys, monkeypatch):
+    assert predict_masks.main([str(tmp_path)]) == 2
+    assert "is not a dataset" in capsys.readouterr().err
+    assert predict_masks.main([str(dataset), "--weights", "none"]) == 2
+    assert "none" in capsys.readouterr().err
+    monkeypatch.setattr(predict_masks, "load_segmenter", lambda weights: motion_segmenter())
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict_masks, "predict_stored", interrupt)
+    assert predict_masks.main([str(dataset), "--quiet"]) == 130
+    assert "same command again" in capsys.readouterr().err
+    assert [path.name for path in (dataset / "predicted_masks").iterdir()] == ["motion.unfinished"]
+
+
+def test_flow_of_another_estimator_is_pointed_out(dataset, capsys, monkeypatch):
+    segmenter = motion_segmenter()
+    monkeypatch.setattr(predict_masks, "load_segmenter", lambda weights: segmenter)
+    monkeypatch.setitem(segmenter.info.flow, "estimator", "raft")
+    assert predict_masks.main([str(dataset), "--quiet"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "The weights motion were trained on raft flow; the dataset has dis flow."
