@@ -80,6 +80,11 @@ def _add_video(parser: argparse.ArgumentParser, output: str) -> None:
         "input", metavar="INPUT", type=_path("INPUT"), help="video file, or folder of frames"
     )
     parser.add_argument("output", metavar="OUTPUT", type=_path("OUTPUT"), help=output)
+    parser.add_argument(
+        "--keep-damaged",
+        action="store_true",
+        help="use the intact frames of a damaged video file instead of refusing it",
+    )
 
 
 def _add_segment(commands) -> None:
@@ -197,6 +202,7 @@ def _segment(options: argparse.Namespace) -> None:
         flow=options.flow,
         overlay=not options.no_overlay,
         overwrite=options.overwrite,
+        keep_damaged=options.keep_damaged,
         quiet=options.quiet,
     )
     if not record["video"]["moves"]:
@@ -257,6 +263,7 @@ def _flow(options: argparse.Namespace) -> None:
         format=options.format,
         color=options.color,
         check=options.check,
+        keep_damaged=options.keep_damaged,
         quiet=options.quiet,
     )
     for gap, before, after in checks:

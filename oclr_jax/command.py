@@ -3,10 +3,11 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
-from oclr_jax.errors import UserError, describe_os_error
+from oclr_jax.errors import InputWarning, UserError, describe_os_error
 from oclr_jax.signals import Terminated, termination_raises
 
 BAD_INPUT = 2
@@ -35,7 +36,7 @@ def run_command(
         with suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with termination_raises():
+        with termination_raises(), _warnings_in_one_line(name):
             command()
             print(end="", flush=True)
     except UserError as error:
@@ -51,6 +52,23 @@ def run_command(
         print(f"{name}: {interrupted}", file=sys.stderr)
         return 128 + error.number if isinstance(error, Terminated) else INTERRUPTED
     return 0
+
+
+@contextmanager
+def _warnings_in_one_line(name: str) -> Iterator[None]:
+    """Prints every InputWarning as `name: warning: sentence`; other warnings as ever."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", InputWarning)
+        show = warnings.showwarning
+
+        def show_in_one_line(message, category, *place, **more):
+            if issubclass(category, InputWarning):
+                print(f"{name}: warning: {message}", file=sys.stderr)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = show_in_one_line
+        yield
 
 
 def _fail(name: str, message: str) -> int:

@@ -58,6 +58,7 @@ def segment_video(
     weights: str | os.PathLike | None = None,
     flow: str | os.PathLike | None = None,
     quiet: bool = True,
+    keep_damaged: bool = False,
 ) -> Segmentation:
     """Segments a video in memory; `segment_to_folder` is the same for videos of any length.
 
@@ -66,11 +67,12 @@ def segment_video(
       weights: name or file, None for those of the package.
       flow: an estimator's name, a folder of .flo files, or None for the weights' own estimator.
       quiet: no progress bar.
+      keep_damaged: use the intact frames of a damaged video file instead of refusing it.
 
     Raises UserError for anything that cannot be segmented.
     """
     segmenter = load_segmenter(weights)
-    clip = open_clip(frames_or_path, quiet)
+    clip = open_clip(frames_or_path, quiet, keep_damaged)
     model = segmenter.info.model
     source = open_source(flow, segmenter.info.flow, clip, model.gaps)
     fields = np.zeros((clip.count, model.height, model.width, 2 * len(model.gaps)), np.float32)
@@ -102,13 +104,14 @@ def segment_to_folder(
     overlay: bool = True,
     overwrite: bool = False,
     quiet: bool = True,
+    keep_damaged: bool = False,
 ) -> SegmentationRecord:
     """Segments a video file or a folder of frames into the folder `output`, whole or not at all.
 
     Writes masks/<stem>.png (indexed), amodal/<id>/<stem>.png (0 and 255), objects.json and, with
     `overlay`, overlay.mp4. The video is streamed three times (looked through, segmented, painted),
     so memory does not grow with its length but for the masks' run-length codes. The same input
-    gives the same bytes.
+    gives the same bytes. `keep_damaged` as in `segment_video`.
 
     Returns what objects.json holds. Raises UserError for anything that cannot be segmented, and
     where `output` already has results and not `overwrite`.
@@ -117,7 +120,7 @@ def segment_to_folder(
     # once.
     with staged_output(output, RESULT_NAMES, overwrite, (input, weights, flow)) as folder:
         segmenter = load_segmenter(weights)
-        clip = open_clip(input, quiet)
+        clip = open_clip(input, quiet, keep_damaged)
         model = segmenter.info.model
         source = open_source(flow, segmenter.info.flow, clip, model.gaps)
         flows = stream_flow(clip, source, model.gaps, (model.height, model.width))

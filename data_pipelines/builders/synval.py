@@ -25,6 +25,7 @@ from oclr_jax.flow.folder import FlowFolder
 from oclr_jax.flow.resize import resize_flow
 from oclr_jax.video.folder import FrameFolder
 from oclr_jax.video.images import read_image
+from oclr_jax.video.names import without_junk
 from oclr_jax.video.png import read_ids
 from oclr_jax.video.resize import resize_image
 
@@ -117,7 +118,9 @@ class PublishedData:
     def _amodal(self, name: str, stems: list[str]) -> UInt8[np.ndarray, "t h w 3"]:
         """Masks of all layers on the model grid, front to back, empty layers last."""
         folder, scene = self.folder / "AmodalAnnotations" / name, self.config.scene
-        numbers = sorted({int(path.name.split("_")[0]) for path in folder.glob("*_*.png")})
+        numbers = sorted(
+            {int(path.name.split("_")[0]) for path in without_junk(folder.glob("*_*.png"))}
+        )
         if not 1 <= len(numbers) <= LAYERS or str(len(numbers)) != name[0]:
             raise UserError(
                 f"{folder} has masks of {len(numbers)} layers, but its name says {name[0]}; remove "
@@ -171,7 +174,7 @@ def import_synval(
             raise UserError(
                 f"There is no folder {place}; name the downloaded folder that contains it."
             )
-    sequences = tuple(sorted(path.name for path in images.iterdir() if path.is_dir()))
+    sequences = tuple(sorted(path.name for path in without_junk(images.iterdir()) if path.is_dir()))
     if not sequences:
         raise UserError(f"{images} has no sequences; name the downloaded folder.")
     first = FrameFolder(images / sequences[0])

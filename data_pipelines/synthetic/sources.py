@@ -18,6 +18,7 @@ from data_pipelines.synthetic.textures import jitter_colours, texture
 from oclr_jax.errors import UserError
 from oclr_jax.video.folder import FrameFolder
 from oclr_jax.video.images import IMAGE_SUFFIXES, read_image
+from oclr_jax.video.names import is_junk
 from oclr_jax.video.reader import open_video
 from oclr_jax.video.resize import resize_image
 
@@ -191,7 +192,8 @@ def _find(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"There is no source folder {folder}; check the path.")
     files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    return sorted(path for path in files if path.is_file())
+    kept = (path for path in files if not any(map(is_junk, path.relative_to(folder).parts)))
+    return sorted(path for path in kept if path.is_file())
 
 
 def _find_videos(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from oclr_jax.oclr.predict import Segmenter, predict_window
 from oclr_jax.oclr.windows import frame_groups
 from oclr_jax.ops.metrics import assign, jaccard, order_accuracy
 from oclr_jax.tracks import modal_layers
+from oclr_jax.video.names import natural_sorted, without_junk
 from oclr_jax.video.png import read_ids
 
 # An object that covers a smaller share of a window than this is not there.
@@ -74,12 +75,13 @@ def _released(root: Path) -> list[SyntheticSequence]:
             f"{root} is not laid out as Syn-Val is: expected JPEGImages/<sequence>, "
             "AmodalAnnotations/<sequence>, Flows_gap1/<sequence> and Flows_gap-1/<sequence>."
         )
-    names = sorted(path.name for path in frames.iterdir() if path.name[0] in "123")
+    names = sorted(path.name for path in without_junk(frames.iterdir()) if path.name[0] in "123")
     if not names:
         raise UserError(f"{frames} holds no sequence whose name begins with its objects' number.")
 
     def stems(name: str) -> list[str]:
-        return sorted(path.stem for path in (frames / name).iterdir())
+        files = natural_sorted(without_junk((frames / name).iterdir()))
+        return [path.stem for path in files]
 
     def flow(name: str) -> Float32[np.ndarray, "t h w 4"]:
         return np.stack(list(FlowFolder(root, stems(name), (1, -1), sequence=name)))

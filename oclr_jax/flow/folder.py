@@ -14,6 +14,7 @@ from oclr_jax.errors import UserError
 from oclr_jax.flow.flo import read_flo, read_flo_size
 from oclr_jax.flow.gaps import neighbour
 from oclr_jax.flow.kitti import read_kitti, read_kitti_size
+from oclr_jax.video.names import without_junk
 
 
 def flow_path(folder: str | os.PathLike, gap: int, stem: str, sequence: str | None = None) -> Path:
@@ -99,7 +100,7 @@ class FlowFolder:
             return root / sequence
         if _suffix(root):
             return root
-        subfolders = sorted(path for path in root.iterdir() if path.is_dir())
+        subfolders = sorted(path for path in without_junk(root.iterdir()) if path.is_dir())
         if len(subfolders) > 1:
             raise UserError(
                 f"{root} holds the flow of {len(subfolders)} videos, none of them called "
@@ -111,7 +112,7 @@ class FlowFolder:
 
     def _check_names(self, gap: int) -> None:
         place = self._places[gap]
-        present = {path.stem for path in place.glob(f"*{_suffix(place)}")}
+        present = {path.stem for path in without_junk(place.glob(f"*{_suffix(place)}"))}
         unknown = sorted(present - set(self.stems))
         missing = [file for file in self._files_needed() if not file.is_file()]
         missing = [file for file in missing if file.parent == self._places[gap]]
@@ -139,7 +140,8 @@ class FlowFolder:
 
 def _suffix(folder: Path) -> str:
     """That of the flow files in a folder; empty where it has none."""
-    return next((suffix for suffix in (".flo", ".png") if any(folder.glob(f"*{suffix}"))), "")
+    present = {path.suffix for path in without_junk(folder.iterdir())}
+    return next((suffix for suffix in (".flo", ".png") if suffix in present), "")
 
 
 def _read(path: Path) -> Float32[np.ndarray, "h w 2"]:

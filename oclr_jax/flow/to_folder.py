@@ -38,13 +38,15 @@ def flow_to_folder(
     format: str = "flo",
     color: bool = False,
     check: bool = False,
+    keep_damaged: bool = False,
     quiet: bool = True,
 ) -> list[Check]:
     """Writes a video's flow into the folder `output`, whole or not at all.
 
     `Flows_gap<gap>/<stem>` with `.flo`, or `.png` for the format "kitti", for each frame that has a
     neighbour at the gap, and with `color` a picture in `Colors_gap<gap>`; at the frames' size, in
-    its pixels. The video is streamed, so memory does not grow with its length.
+    its pixels. The video is streamed, so memory does not grow with its length. `keep_damaged` as in
+    `open_clip`.
 
     Returns a mean over all pairs for each gap, with `check`, else nothing. Raises UserError for
     gaps, videos and formats that cannot be used, and where `output` already has such folders.
@@ -57,7 +59,7 @@ def flow_to_folder(
     names = tuple(f"{kind}_gap{gap}" for kind in ("Flows", "Colors") for gap in gaps)
     errors: dict[int, list[tuple[float, float]]] = {gap: [] for gap in gaps}
     with staged_output(output, names, inputs=(input,)) as folder:
-        clip = open_clip(input, quiet)
+        clip = open_clip(input, quiet, keep_damaged)
         if reach >= clip.count:
             raise UserError(
                 f"Flow at gap {reach} needs at least {reach + 1} frames, and there are "

@@ -38,6 +38,22 @@ def test_miniatures(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
+def test_files_of_the_system_are_ignored(tmp_path, name):
+    MINIATURES[name](tmp_path)
+    for folder in [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]:
+        for junk in (".ipynb_checkpoints", "__MACOSX"):
+            (folder / junk).mkdir()
+        for suffix in ("jpg", "png", "bmp", "pgm", "ppm", "zip"):
+            (folder / f"._00001.{suffix}").write_bytes(b"left by the system")
+        for junk in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+            (folder / junk).write_bytes(b"left by the system")
+    (sequence,) = read(name, tmp_path)
+    assert len(sequence.stems) == len(list(sequence.frames())) == 8
+    for number in sequence.annotated:
+        assert sequence.annotation(number)[10, 10 + number] == 1
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_zip_files_read_as_folders_do(tmp_path, name):
     MINIATURES[name](tmp_path / "tree" / "DATA")
     (folder,) = read(name, tmp_path / "tree")  # one folder above the tree

@@ -45,6 +45,16 @@ def test_flow_stored_at_the_ends_is_not_needed_and_not_used(tmp_path):
     np.testing.assert_array_equal(FlowFolder(tmp_path, STEMS).read(2)[0, 0], [-2, 1, 2, -1])
 
 
+def test_files_of_the_system_are_ignored(tmp_path):
+    fill(tmp_path, "clip")
+    for folder in (tmp_path / "Flows_gap1", tmp_path / "Flows_gap1" / "clip"):
+        (folder / ".ipynb_checkpoints").mkdir()
+        (folder / "__MACOSX").mkdir()
+        for name in ("._00001.flo", "Thumbs.db", "desktop.ini", ".DS_Store"):
+            (folder / name).write_bytes(b"left by the system")
+    assert len(list(FlowFolder(tmp_path, STEMS))) == 3
+
+
 def damage_missing_gap(folder):
     for file in (folder / "Flows_gap-1").iterdir():
         file.unlink()

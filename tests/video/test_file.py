@@ -18,6 +18,7 @@ from tests.video.videos import (
     noise,
     numbered,
     numbers_of,
+    packet_places,
     quadrants,
     write_video,
 )
@@ -242,10 +243,3 @@ def test_a_file_without_a_whole_frame(tmp_path):
     for keep in (False, True):
         with pytest.raises(UserError, match="0 of 6 frames are whole|no frames"):
             list(open_video(path, keep))
-
-
-def packet_places(path) -> list[tuple[int, int]]:
-    """The bytes of each packet of a file."""
-    with av.open(str(path)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size]
-        return [(packet.pos, packet.pos + packet.size) for packet in packets]

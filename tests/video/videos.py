@@ -75,3 +75,10 @@ def encode(
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     return path
+
+
+def packet_places(path: Path) -> list[tuple[int, int]]:
+    """The bytes of each packet of a file."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        return [(packet.pos, packet.pos + packet.size) for packet in packets]
