@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_flow(commands)
     _add_convert(commands)
+    _add_weights(commands)
     return parser
 
 
@@ -192,6 +193,11 @@ def _add_convert(commands) -> None:
     )
 
 
+def _add_weights(commands) -> None:
+    about = "list the known weights, and where each is looked for and published"
+    _add_command(commands, "weights", about, _weights)
+
+
 def _segment(options: argparse.Namespace) -> None:
     from oclr_jax.pipeline import segment_to_folder
 
@@ -271,9 +277,16 @@ def _flow(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from oclr_jax.torch_import.convert import convert_checkpoint
+    from oclr_jax.weights.convert import convert_checkpoint
 
-    print(f"{options.output}: {convert_checkpoint(options.input, options.output)}")
+    info = convert_checkpoint(options.input, options.output)
+    print(f"{options.output}: {info.name}, weights for {info.kind.title}")
+
+
+def _weights(_: argparse.Namespace) -> None:
+    from oclr_jax.weights.registry import list_weights
+
+    print(list_weights())
 
 
 def _cache_compiled_programs() -> None:

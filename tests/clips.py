@@ -7,7 +7,7 @@ import numpy as np
 
 from oclr_jax.models.oclr import OCLRConfig
 from oclr_jax.oclr.predict import Segmenter
-from oclr_jax.weights.segmentation import WeightsInfo
+from oclr_jax.weights.description import WeightsInfo
 
 CONFIG = OCLRConfig(
     queries=3,

@@ -34,21 +34,18 @@ def shared_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def raft_weights(tmp_path_factory) -> Path:
-    """A file of RAFT-small that knows nothing."""
+    """Random weights of RAFT-small."""
     # Here and not above: what is imported before the hook is not checked.
     import numpy as np
 
-    from oclr_jax.models.raft import RAFTConfig
-    from oclr_jax.weights.optical_flow import (
-        FlowWeightsInfo,
-        expected_flow_shapes,
-        save_flow_weights,
-    )
-    from oclr_jax.weights.tree import unflatten
+    from oclr_jax.models.parameters import unflatten
+    from oclr_jax.models.raft import RAFTConfig, parameter_shapes
+    from oclr_jax.weights.description import WeightsInfo
+    from oclr_jax.weights.file import save_weights
 
     config, rng = RAFTConfig(small=True), np.random.default_rng(0)
-    shapes = expected_flow_shapes(config)
+    shapes = parameter_shapes(config)
     flat = {name: 0.05 * rng.standard_normal(shapes[name], np.float32) for name in shapes}
     path = tmp_path_factory.mktemp("raft") / "small.safetensors"
-    save_flow_weights(path, unflatten(flat), FlowWeightsInfo(config, "small"))
+    save_weights(path, unflatten(flat), WeightsInfo(config, "small"))
     return path

@@ -11,9 +11,10 @@ import pytest
 import oclr_jax
 from oclr_jax import cli, files, pipeline
 from oclr_jax.flow import write_flo
+from oclr_jax.models.oclr import parameter_shapes
+from oclr_jax.models.parameters import unflatten
 from oclr_jax.video.writer import video_writer
-from oclr_jax.weights.segmentation import expected_shapes, save_weights
-from oclr_jax.weights.tree import unflatten
+from oclr_jax.weights.file import save_weights
 from tests.clips import CONFIG, INFO, moving_clip, texture, write_frames
 from tests.video.videos import encode, packet_places
 
@@ -23,7 +24,7 @@ def weights(tmp_path_factory):
     """Weights that fit the package's model and know nothing."""
     path = tmp_path_factory.mktemp("weights") / "random.safetensors"
     rng = np.random.default_rng(0)
-    shapes = expected_shapes(CONFIG)
+    shapes = parameter_shapes(CONFIG)
     params = {name: 0.1 * rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     save_weights(path, unflatten(params), INFO, dtype="float32")
     return path

@@ -37,7 +37,7 @@ from oclr_jax.datasets.ablations import (
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate.run import fingerprint
 from oclr_jax.files import replacing
-from oclr_jax.weights.segmentation import load_weights
+from oclr_jax.weights.file import load_weights
 
 # For each column: dataset and title of the evaluation, and the name of the mean. Synthetic datasets
 # are our own, not the paper's.

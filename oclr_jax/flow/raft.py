@@ -14,11 +14,13 @@ from jaxtyping import Array, Float, Float32, UInt8
 
 from oclr_jax.errors import UserError
 from oclr_jax.models.raft import MIN_SIDE, RAFT, STRIDE, Context, RAFTConfig
-from oclr_jax.torch_import.names_raft import read_raft_release
 from oclr_jax.video.resize import resize_image
-from oclr_jax.weights.optical_flow import find_flow_weights, load_flow_weights
+from oclr_jax.weights.file import load_weights
+from oclr_jax.weights.registry import find_weights
 
-# As the published program evaluates.
+# The released weights of each estimator.
+RELEASED = {"raft": "raft-things", "raft-small": "raft-small"}
+# As in the published evaluation.
 ITERATIONS = 20
 # Rows above which frames are shrunk by default: the benchmarks' 480p, several times what models of
 # segmentation look at.
@@ -63,11 +65,11 @@ def make_programs(config: RAFTConfig, iterations: int, on_demand: bool) -> Progr
 
 @lru_cache(maxsize=2)
 def load_raft(path: Path, modified_ns: int) -> tuple[Any, RAFTConfig, str]:
-    """Variables on the device, the model they are for and their name, from a safetensors file or a
-    released `.pth`. `modified_ns` is when the file was last written, so that it is read again when
-    it has changed."""
-    released = path.suffix != ".safetensors"
-    variables, info = read_raft_release(path) if released else load_flow_weights(path)
+    """The variables on the device, their model and their name.
+
+    `modified_ns`, the time of the file's last change, makes that a changed file is read again.
+    """
+    variables, info = load_weights(path, "raft")
     return jax.device_put(variables), info.model, info.name
 
 
@@ -155,7 +157,7 @@ def open_raft(
     `estimator` is "raft", for either model, as its weights are, or "raft-small". Raises UserError
     where there are no such weights or they are not RAFT's, and for wrong values of `fields`.
     """
-    path = find_flow_weights(weights, estimator)
+    path = find_weights(RELEASED[estimator] if weights is None else weights)
     raft = RAFTFlow(path, **fields)
     _, config, _ = load_raft(path, os.stat(path).st_mtime_ns)
     if estimator == "raft-small" and not config.small:

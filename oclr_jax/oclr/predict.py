@@ -16,7 +16,8 @@ from oclr_jax.models.oclr import OCLR, OCLRConfig, composing_order
 from oclr_jax.oclr.tracking import WindowLayers, link_windows
 from oclr_jax.oclr.windows import stream_windows
 from oclr_jax.tracks import Track
-from oclr_jax.weights.segmentation import WeightsInfo, load_weights
+from oclr_jax.weights.description import WeightsInfo
+from oclr_jax.weights.file import load_weights
 
 # A window in which 99.5% of the flow is shorter than this (pixels of the model grid) shows nothing
 # that moves. Noise and compression of a still 480p video stay below 0.25, a small object (0.8% of

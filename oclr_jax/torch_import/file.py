@@ -1,6 +1,6 @@
-"""Reads PyTorch's `.pth` files, the zip format and the older one, without PyTorch.
+"""Reads PyTorch's `.pth` files, in the zip format and the older one, without PyTorch.
 
-No pickle is executed (see `torch_pickle`); sizes are checked against the file before they are used.
+No pickle is run (see `pickle.py`). Sizes are checked against the file before they are used.
 """
 
 import io
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from oclr_jax.errors import UserError
-from oclr_jax.torch_import.pickle import Refused, Storage, read_pickle
+from oclr_jax.torch_import.pickle import Refused, Storage, Tensor, read_pickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -45,6 +45,30 @@ def read_torch_file(path: str | Path) -> Any:
     # What reading arbitrary bytes as a pickle or a zip can meet.
     except (LookupError, ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError):
         raise UserError(f"{path} is not a PyTorch checkpoint, or it is damaged.") from None
+
+
+def read_state_dict(path: str | Path) -> tuple[dict[str, np.ndarray], int | None]:
+    """The named arrays of a checkpoint, and the iteration at which it was saved, if it tells.
+
+    The file holds a state dict, or a dict with one under `model_state_dict` (what else it holds,
+    such as the optimizer state, is left out). The prefix `module.` is removed if all names share
+    it.
+
+    Raises:
+      UserError: the file cannot be read or holds no dict of named tensors.
+    """
+    contents = read_torch_file(path)
+    wrapped = type(contents) is dict and type(contents.get("model_state_dict")) is dict
+    state = contents["model_state_dict"] if wrapped else contents
+    if type(state) is not dict or not state or not all(type(v) is Tensor for v in state.values()):
+        raise UserError(
+            f"{path} is refused: not a model's checkpoint, which is a dict of named tensors."
+        )
+    names = [str(name) for name in state]
+    prefix = "module." if all(name.startswith("module.") for name in names) else ""
+    arrays = {str(name).removeprefix(prefix): tensor.array() for name, tensor in state.items()}
+    iteration = contents.get("iteration") if wrapped else None
+    return arrays, iteration if type(iteration) is int else None
 
 
 def _read_zip(path: Path) -> Any:

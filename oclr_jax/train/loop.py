@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from oclr_jax.errors import UserError
+from oclr_jax.models.parameters import param_count
 from oclr_jax.train.checkpoints import TrainStates
 from oclr_jax.train.devices import Devices, add_up, is_lead, on_this_process, open_devices, say
 from oclr_jax.train.interrupts import Stop
@@ -36,7 +37,6 @@ from oclr_jax.train.step import make_train_step, means
 from oclr_jax.train.task import Task
 from oclr_jax.train.tasks import open_task
 from oclr_jax.types import AnyBatch
-from oclr_jax.weights.tree import param_count
 
 
 @dataclasses.dataclass(frozen=True)

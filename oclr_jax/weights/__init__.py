@@ -1,1 +1,1 @@
-"""Weights on disk: their files, their descriptions, where they are found."""
+"""Files of weights: how they are found, read, described and written."""

@@ -1,44 +1,60 @@
-"""What a file of weights says of itself: a dataclass as JSON in the file's metadata."""
+"""The description inside a file of weights: JSON in the metadata of the safetensors file."""
 
 import json
-import typing
-from dataclasses import fields
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from oclr_jax.weights.kinds import Kind, kind_of
 
 FORMAT_VERSION = 1
-D = TypeVar("D", bound="Description")
 
 
-class Description:
-    """Base of the dataclasses that describe weights.
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What the weights are and what input they expect; using them needs no config file.
 
-    A `model` field holds a configuration with `to_dict` and `from_dict`, `format_version` the
-    version of the file's layout; the others hold plain JSON values.
+    model: the model's configuration; its type is the kind of the weights.
+    name: a short name.
+    flow: for models of flow, the settings of the estimator that they were trained with.
+    data_version: for models of flow, the version of the training data.
+    card: provenance (steps, seed, metrics, command, ...); JSON values.
+    format_version: version of the file format.
     """
 
+    model: Any
+    name: str
+    flow: dict[str, Any] | None = None
+    data_version: str | None = None
+    card: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the weights."""
+        return kind_of(self.model)
+
     def to_json(self) -> str:
-        """The fields as a JSON object."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        """The fields as a JSON object, without those that the kind does not have."""
+        values = {name: getattr(self, name) for name in _field_types(self.kind)}
         return json.dumps(values | {"model": self.model.to_dict()}, sort_keys=True)
 
     @classmethod
-    def from_json(cls: type[D], text: str) -> D:
+    def from_json(cls, text: str, kind: Kind) -> "WeightsInfo":
         """Inverse of `to_json`; raises ValueError where the text is not such an object."""
-        values = json.loads(text)
-        types = typing.get_type_hints(cls)
-        names = [item.name for item in fields(cls)]
-        if not isinstance(values, dict) or values.keys() != set(names):
-            raise ValueError(f"the description must have exactly the fields {sorted(names)}")
+        values, types = json.loads(text), _field_types(kind)
+        if not isinstance(values, dict) or values.keys() != types.keys():
+            raise ValueError(f"the description must have exactly the fields {sorted(types)}")
         if values["format_version"] != FORMAT_VERSION:
             raise ValueError(
                 f"format version {values['format_version']}, this program reads {FORMAT_VERSION}"
             )
-        for name in names:
-            _check_type(name, values[name], dict if name == "model" else types[name])
-        return cls(**values | {"model": types["model"].from_dict(values["model"])})
+        for name, type_ in types.items():
+            if not isinstance(values[name], type_):
+                raise ValueError(f"{name} must be {type_.__name__}")
+        return cls(**values | {"model": kind.config.from_dict(values["model"])})
 
 
-def _check_type(name: str, value: Any, kind: Any) -> None:
-    kind = typing.get_origin(kind) or kind
-    if not isinstance(value, kind):
-        raise ValueError(f"{name} must be {kind.__name__}")
+def _field_types(kind: Kind) -> dict[str, type]:
+    """The type in JSON of each field that a description of this kind has."""
+    types = {"model": dict, "name": str, "card": dict, "format_version": int}
+    return types | ({"flow": dict, "data_version": str} if kind.sees_flow else {})

@@ -149,7 +149,7 @@ def test_raft_estimates_the_flow_of_a_dataset(tmp_path, raft_weights):
     assert info.metadata["flow"]["estimator"] == "raft"
     assert info.metadata["flow"]["weights"] == raft_weights.name
     out = subprocess.run([*command, "--flow", "raft:none"], capture_output=True, text=True)
-    assert out.returncode == 2 and "no flow weights none" in out.stderr
+    assert out.returncode == 2 and "no weights none" in out.stderr
 
 
 def test_sources_are_looked_at_before_anything_is_rendered(tmp_path):

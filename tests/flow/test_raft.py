@@ -12,7 +12,8 @@ from oclr_jax.flow import raft as raft_module
 from oclr_jax.flow.raft import RAFTFlow, open_raft
 from oclr_jax.models.raft import RAFTConfig
 from oclr_jax.torch_import.names_raft import import_raft
-from oclr_jax.weights.optical_flow import FlowWeightsInfo, save_flow_weights
+from oclr_jax.weights.description import WeightsInfo
+from oclr_jax.weights.file import save_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "raft_small.npz"
 ITERATIONS = 4  # of the golden numbers
@@ -30,7 +31,7 @@ def weights(tmp_path_factory) -> Path:
     with np.load(GOLDEN) as file:
         state = {key[2:]: file[key] for key in file.files if key.startswith("w/")}
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_flow_weights(path, import_raft(state)[0], FlowWeightsInfo(RAFTConfig(True), "small"))
+    save_weights(path, import_raft(state)[0], WeightsInfo(RAFTConfig(True), "small"))
     return path
 
 
@@ -109,7 +110,7 @@ def test_it_can_be_sent_to_another_process_and_described(raft, weights, monkeypa
         "estimator": "raft", "weights": "small.safetensors", "iterations": 4, "rows": 480,
     }  # fmt: skip
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(UserError, match="no flow weights small.safetensors"):
+    with pytest.raises(UserError, match="no weights small.safetensors"):
         open_raft(**settings)
     folder = tmp_path / "oclr_jax" / "weights"
     folder.mkdir(parents=True)

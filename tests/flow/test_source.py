@@ -38,7 +38,7 @@ def test_the_grammar(raft_weights, monkeypatch, tmp_path):
         ("dis:best", "no preset 'best'"),
         ("raft:", "ends after the colon; add the weights"),
         ("raft", "github.com"),
-        ("raft-small:none", "no flow weights none"),
+        ("raft-small:none", "no weights none"),
     ],
 )
 def test_what_names_no_estimator_is_refused(option, says, monkeypatch, tmp_path):

@@ -7,13 +7,10 @@ import pytest
 from oclr_jax import cli
 from oclr_jax.flow import DIS, FlowFolder, gap_flows, read_flo, resize_flow
 from oclr_jax.flow.to_folder import flow_to_folder
-from oclr_jax.models.raft import RAFTConfig
-from oclr_jax.weights.optical_flow import (
-    FlowWeightsInfo,
-    expected_flow_shapes,
-    save_flow_weights,
-)
-from oclr_jax.weights.tree import unflatten
+from oclr_jax.models.parameters import unflatten
+from oclr_jax.models.raft import RAFTConfig, parameter_shapes
+from oclr_jax.weights.description import WeightsInfo
+from oclr_jax.weights.file import save_weights
 from tests.clips import moving_clip, write_frames
 from tests.test_cli import refused, weights  # noqa: F401
 
@@ -74,10 +71,8 @@ def test_bad_input(capsys, clip, tmp_path, raft_weights, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     out = tmp_path / "out"
     basic = RAFTConfig(small=False)
-    zeros = {k: np.zeros(s, np.float32) for k, s in expected_flow_shapes(basic).items()}
-    save_flow_weights(
-        tmp_path / "basic.safetensors", unflatten(zeros), FlowWeightsInfo(basic, "basic")
-    )
+    zeros = {k: np.zeros(s, np.float32) for k, s in parameter_shapes(basic).items()}
+    save_weights(tmp_path / "basic.safetensors", unflatten(zeros), WeightsInfo(basic, "basic"))
     for options, says in (
         (["--gaps", "1,x"], "--gaps takes whole numbers"),
         (["--gaps", "0"], "other than 0"),
@@ -86,7 +81,7 @@ def test_bad_input(capsys, clip, tmp_path, raft_weights, monkeypatch):
         (["--flow", "dis:best"], "no preset 'best'"),
         (["--flow", tmp_path], "no flow estimator"),
         (["--flow", "raft"], "github.com"),
-        (["--flow", "raft:nothing"], "no flow weights nothing"),
+        (["--flow", "raft:nothing"], "no weights nothing"),
         (["--flow", f"raft-small:{tmp_path / 'basic.safetensors'}"], "not RAFT-small"),
     ):
         assert says in refused(capsys, tmp_path, "flow", clip, out, *options)

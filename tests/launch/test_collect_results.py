@@ -12,7 +12,8 @@ from oclr_jax.datasets.ablations import COLUMNS, EXPERIMENTS, REPEATS, REPEATS_M
 from oclr_jax.evaluate.run import fingerprint
 from oclr_jax.models.oclr import OCLR
 from oclr_jax.train.tasks.segmentation import init_params, model_config
-from oclr_jax.weights.segmentation import WeightsInfo, save_weights
+from oclr_jax.weights.description import WeightsInfo
+from oclr_jax.weights.file import save_weights
 
 TITLES = {
     "davis2016": "DAVIS2016",

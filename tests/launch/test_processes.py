@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from oclr_jax.models.parameters import flatten
 from oclr_jax.train.record.journal import read_rows
-from oclr_jax.weights.segmentation import load_weights
-from oclr_jax.weights.tree import flatten
+from oclr_jax.weights.file import load_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oclr_jax.train.record.journal import read_rows
-from oclr_jax.weights.optical_flow import load_flow_weights
+from oclr_jax.weights.file import load_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 600  # seconds; far more than it takes
@@ -92,7 +92,7 @@ def test_optical_flow_is_trained_by_the_same_command(tmp_path, pairs_dir):
     assert [row["step"] for row in steps] == [1, 2]
     assert 0 < scores["dis_epe"] < 10 and scores["epe"] > 0 and "fl_all" in scores
     assert "dis_epe" in output
-    _, info = load_flow_weights(tmp_path / "weights.safetensors")
+    _, info = load_weights(tmp_path / "weights.safetensors", "raft")
     assert info.card["config"]["data"]["train"] == "tiny_pairs"
     assert info.card["command"].startswith("python launch/train.py --config=configs/raft.py:tiny")
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from oclr_jax.models.oclr import OCLR, OCLRConfig
+from oclr_jax.models.parameters import flatten, param_count
 from oclr_jax.ops.losses import LossWeights, layered_loss
-from oclr_jax.torch_import.names_oclr import import_oclr, release_entries
-from oclr_jax.weights.tree import flatten, param_count
+from oclr_jax.torch_import.names_oclr import import_oclr, oclr_entries
 
 TINY = OCLRConfig(
     queries=2, frames=3, height=16, width=32, channels=(4, 4, 8), heads=4, feedforward=12,
@@ -210,7 +210,7 @@ def test_parity_of_the_loss_and_its_gradients(golden, released):
     np.testing.assert_allclose(loss, golden["loss_total"], atol=1e-5)
     flat = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(gradients).items()}
     compared = 0
-    for name, entry in release_entries(model.config).items():
+    for name, entry in oclr_entries(model.config).items():
         parts = [flat[path] for path in entry.paths]
         norm = np.sqrt(sum((part**2).sum() for part in parts))
         # The last bias moves all pseudo-depths alike: its gradient is 0, and noise there.

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oclr_jax.models.raft import MIN_SIDE, RAFT, RAFTConfig
+from oclr_jax.models.parameters import flatten, param_count, unflatten
+from oclr_jax.models.raft import MIN_SIDE, RAFT, RAFTConfig, parameter_shapes
 from oclr_jax.models.raft.update import upsample_bilinear, upsample_convex
 from oclr_jax.ops.correlation import correlation_pyramid, lookup
 from oclr_jax.torch_import.names_raft import import_raft
-from oclr_jax.weights.optical_flow import expected_flow_shapes
-from oclr_jax.weights.tree import flatten, param_count, unflatten
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -74,7 +73,7 @@ def random_variables(config: RAFTConfig) -> dict:
     """Variables at random, the statistics of batch norm included."""
     rng = np.random.default_rng(0)
     flat = {}
-    for path, shape in expected_flow_shapes(config).items():
+    for path, shape in parameter_shapes(config).items():
         values = rng.standard_normal(shape, np.float32)
         if path.endswith("kernel"):
             values *= np.sqrt(2 / np.prod(shape[:-1]))
@@ -107,7 +106,7 @@ def test_on_demand_correlation_gives_the_same_flow(small):
 
 def test_on_demand_correlation_holds_no_array_of_all_pairs():
     config = RAFTConfig(small=True)
-    variables = expected_flow_shapes(config)
+    variables = parameter_shapes(config)
     shapes = {path: jax.ShapeDtypeStruct(shape, "f4") for path, shape in variables.items()}
     frame = jax.ShapeDtypeStruct((1, 1080, 1920, 3), "f4")
     cells = 135 * 240

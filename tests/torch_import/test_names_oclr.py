@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from oclr_jax.errors import UserError
-from oclr_jax.models.oclr import OCLR, OCLRConfig
-from oclr_jax.torch_import.names_oclr import convert_release, import_oclr, release_entries
-from oclr_jax.weights.segmentation import expected_shapes, load_weights
-from oclr_jax.weights.tree import flatten
+from oclr_jax.models.oclr import OCLR, OCLRConfig, parameter_shapes
+from oclr_jax.models.parameters import flatten
+from oclr_jax.torch_import.names_oclr import import_oclr, oclr_entries
+from oclr_jax.weights.convert import convert_checkpoint
+from oclr_jax.weights.file import load_weights
 from tests.torch_import import torch_writer as w
 
 SMALL = OCLRConfig(
@@ -22,18 +23,18 @@ SMALL = OCLRConfig(
 @pytest.fixture(scope="module")
 def state() -> dict[str, np.ndarray]:
     """A state dict in the released layout, of a small model."""
-    shapes = expected_shapes(SMALL)
+    shapes = parameter_shapes(SMALL)
     rng = np.random.default_rng(0)
     return {
         name: rng.normal(size=entry.torch_shape(shapes)).astype(np.float32)
-        for name, entry in release_entries(SMALL).items()
+        for name, entry in oclr_entries(SMALL).items()
     }
 
 
 def refusal(state: dict[str, np.ndarray], folder: Path) -> str:
     out = folder / "out.safetensors"
     with pytest.raises(UserError) as caught:
-        convert_release(w.save_state_zip(folder / "in.pth", state), out)
+        convert_checkpoint(w.save_state_zip(folder / "in.pth", state), out)
     assert list(folder.iterdir()) == [folder / "in.pth"]
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -42,7 +43,7 @@ def refusal(state: dict[str, np.ndarray], folder: Path) -> str:
 def test_the_released_format_reproduces_the_published_numbers(shared_dir, tmp_path):
     golden = shared_dir / "reference" / "golden"
     out = tmp_path / "out.safetensors"
-    written = convert_release(golden / "oclr_release_format.pth", out)
+    written = convert_checkpoint(golden / "oclr_release_format.pth", out)
     params, info = load_weights(out)
     assert info == written
     assert info.model == OCLRConfig(channels=(8, 16, 32, 64, 128))
@@ -55,18 +56,41 @@ def test_the_released_format_reproduces_the_published_numbers(shared_dir, tmp_pa
     np.testing.assert_allclose(output.order, order[:, 0], atol=1e-4)
 
 
-def test_a_checkpoint_of_another_model_is_refused(shared_dir, tmp_path):
-    path = shared_dir / "reference" / "golden" / "raft_small_dataparallel_legacy.pth"
-    with pytest.raises(UserError, match="not an OCLR checkpoint.*fnet.conv1.weight"):
-        convert_release(path, tmp_path / "out.safetensors")
-    assert not list(tmp_path.iterdir())
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    path = w.save_state_zip(tmp_path / "in.pth", {"head.weight": np.zeros(3, np.float32)})
+    with pytest.raises(UserError, match="not a checkpoint of OCLR or RAFT.*head.weight"):
+        convert_checkpoint(path, tmp_path / "out.safetensors")
+    with pytest.raises(UserError, match="not an OCLR checkpoint.*head.weight"):
+        import_oclr({"head.weight": np.zeros(3, np.float32)})
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_release_is_read_without_conversion(tmp_path, state):
+    path = w.save_state_zip(tmp_path / "in.pth", state)
+    convert_checkpoint(path, tmp_path / "out.safetensors")
+    (direct, info), (converted, _) = load_weights(path), load_weights(tmp_path / "out.safetensors")
+    assert info.name == "in" and info.card["converted_from"] == "in.pth"
+    direct, converted = flatten(direct), flatten(converted)
+    assert direct.keys() == converted.keys()
+    for name, leaf in direct.items():
+        np.testing.assert_array_equal(leaf, converted[name])
+    with pytest.raises(UserError, match="for segmentation, and not for optical flow"):
+        load_weights(path, "raft")
+
+
+def test_a_release_is_recorded_as_trained_on_raft_flow(tmp_path, state):
+    info = convert_checkpoint(
+        w.save_state_zip(tmp_path / "in.pth", state), tmp_path / "out.safetensors"
+    )
+    assert info.flow["estimator"] == "raft"
+    assert info.flow["weights"] == "raft-things.pth"
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("save", [w.save_state_zip, w.save_state_legacy])
 def test_every_number_arrives_whatever_the_format(tmp_path, state, save, prefix):
     path = save(tmp_path / "in.pth", {f"{prefix}{name}": array for name, array in state.items()})
-    info = convert_release(path, tmp_path / "out.safetensors")
+    info = convert_checkpoint(path, tmp_path / "out.safetensors")
     assert info.model == SMALL
     assert info.name == "out"
     params = flatten(load_weights(tmp_path / "out.safetensors")[0])
@@ -111,7 +135,7 @@ def test_wrong_types_and_values_are_refused(tmp_path, state):
     integers = state | {"classhead.mlp.2.bias": np.zeros(1, np.int64)}
     assert "floating-point numbers: classhead.mlp.2.bias" in refusal(integers, tmp_path)
     infinite = state | {"classhead.mlp.2.bias": np.full(1, np.inf, np.float32)}
-    assert "order2/bias" in refusal(infinite, tmp_path)
+    assert "not finite: classhead.mlp.2.bias" in refusal(infinite, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -133,5 +157,5 @@ def test_what_is_no_state_dict_is_refused(tmp_path):
     for body in (b"N", w.number(3), b"]", b"}", b"}(" + w.text("model_state_dict") + b"}u"):
         path = w.write_zip(tmp_path / "in.pth", body, {})
         with pytest.raises(UserError, match="named tensors"):
-            convert_release(path, tmp_path / "out.safetensors")
+            convert_checkpoint(path, tmp_path / "out.safetensors")
     assert list(tmp_path.iterdir()) == [path]

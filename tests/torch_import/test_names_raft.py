@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from oclr_jax.errors import UserError
-from oclr_jax.models.raft import RAFT, RAFTConfig
-from oclr_jax.torch_import.convert import convert_checkpoint
+from oclr_jax.models.parameters import flatten
+from oclr_jax.models.raft import RAFT, RAFTConfig, parameter_shapes
 from oclr_jax.torch_import.names_raft import UNUSED, duplicates, import_raft, raft_entries
-from oclr_jax.weights.optical_flow import expected_flow_shapes, load_flow_weights
-from oclr_jax.weights.tree import flatten
+from oclr_jax.weights.convert import convert_checkpoint
+from oclr_jax.weights.file import load_weights
 from tests.torch_import import torch_writer as w
 
 
 def random_state(config: RAFTConfig) -> dict[str, np.ndarray]:
     """A state dict in the released layout, with `module.` before every name."""
-    shapes = expected_flow_shapes(config)
+    shapes = parameter_shapes(config)
     entries = raft_entries(config)
     rng = np.random.default_rng(0)
     state = {
@@ -50,9 +50,9 @@ def refusal(state: dict[str, np.ndarray], folder: Path) -> str:
 def test_every_number_arrives_once(tmp_path, state, save):
     out = tmp_path / "out.safetensors"
     small = "module.fnet.layer1.0.conv3.weight" in state
-    text = convert_checkpoint(save(tmp_path / "raft-mine.pth", state), out)
-    assert text == ("out, RAFT-small" if small else "out, RAFT")
-    variables, info = load_flow_weights(out)
+    written = convert_checkpoint(save(tmp_path / "raft-mine.pth", state), out)
+    assert written.name == "out"
+    variables, info = load_weights(out, "raft")
     assert info.model == RAFTConfig(small)
     assert info.card["converted_from"] == "raft-mine.pth"
     kept = [
@@ -70,7 +70,7 @@ def test_names_and_shapes_are_those_of_the_release(shared_dir, name):
     listed = {key: tuple(shape) for key, shape in json.loads(path.read_text()).items()}
     config = RAFTConfig(small=name == "raft_small")
     entries = raft_entries(config)
-    shapes = expected_flow_shapes(config)
+    shapes = parameter_shapes(config)
     ours = {key: entry.torch_shape(shapes) for key, entry in entries.items()}
     ours |= {again: ours[first] for again, first in duplicates(entries).items()}
     assert ours == {key: shape for key, shape in listed.items() if UNUSED not in key}
@@ -81,7 +81,7 @@ def test_the_legacy_release_reproduces_the_published_flow(shared_dir, tmp_path):
     golden = shared_dir / "reference" / "golden"
     out = tmp_path / "small.safetensors"
     convert_checkpoint(golden / "raft_small_dataparallel_legacy.pth", out)
-    variables, info = load_flow_weights(out)
+    variables, info = load_weights(out, "raft")
     with np.load(golden / "raft_small.npz") as file:
         frames = [np.moveaxis(file[f"in_image{i}"], 1, -1) / np.float32(255) for i in (1, 2)]
         iterations, expected = int(file["iters"]), np.moveaxis(file["out_flow_up"], 1, -1)
@@ -113,7 +113,7 @@ def test_wrong_types_and_values_are_refused(tmp_path, state):
     integers = state | {name: np.zeros(state[name].shape, np.int64)}
     assert "floating-point numbers: fnet.conv2.bias" in refusal(integers, tmp_path)
     infinite = state | {name: np.full(state[name].shape, np.inf, np.float32)}
-    assert "feature_encoder/output/bias" in refusal(infinite, tmp_path)
+    assert "not finite: fnet.conv2.bias" in refusal(infinite, tmp_path)
 
 
 def test_two_copies_that_differ_are_refused(tmp_path):

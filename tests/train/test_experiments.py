@@ -15,7 +15,7 @@ import pytest
 
 from configs.oclr_flow import VARIANTS
 from oclr_jax.train.record.journal import read_rows
-from oclr_jax.weights.segmentation import load_weights
+from oclr_jax.weights.file import load_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"

@@ -13,11 +13,11 @@ from flax.traverse_util import flatten_dict
 
 from configs.oclr_flow import get_config
 from oclr_jax.errors import UserError
-from oclr_jax.torch_import.names_oclr import convert_release
 from oclr_jax.train.loop import train
 from oclr_jax.train.record.journal import read_rows
 from oclr_jax.train.record.profiling import SKIPPED_STEPS, TRACED_STEPS
-from oclr_jax.weights.segmentation import load_weights
+from oclr_jax.weights.convert import convert_checkpoint
+from oclr_jax.weights.file import load_weights
 from tests.train.squares import squares_data
 
 
@@ -212,7 +212,7 @@ def test_training_starts_from_a_workdir_or_a_release(tmp_path, config, kind, req
     else:
         released = request.getfixturevalue("shared_dir") / "reference" / "golden"
         released = released / "oclr_release_format.pth"
-        info = convert_release(released, tmp_path / "released.safetensors")
+        info = convert_checkpoint(released, tmp_path / "released.safetensors")
         config.init_weights = str(tmp_path / "released.safetensors")
         config.model.update(info.model.to_dict())
         config.model.update({"height": 32, "width": 32, "frames": 2})

@@ -23,7 +23,7 @@ from oclr_jax.train.replay import replay
 from oclr_jax.train.state import init_state
 from oclr_jax.train.step import make_train_step, means
 from oclr_jax.train.tasks import open_task
-from oclr_jax.weights.optical_flow import load_flow_weights
+from oclr_jax.weights.file import load_weights
 from tests.train.drifts import drifts, drifts_data
 
 
@@ -148,7 +148,7 @@ def test_what_a_training_leaves(tmp_path, config):
     assert strips == [f"strips/clip_{clip}/{step:09d}.png" for clip in (0, 1) for step in (2, 4)]
     assert "Step 4 of 4: finished" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
-    variables, info = load_flow_weights(tmp_path / "weights.safetensors")
+    variables, info = load_weights(tmp_path / "weights.safetensors", "raft")
     assert info.model == RAFTConfig(small=True) and info.name == "raft-small-tiny"
     card = info.card
     assert (card["steps"], card["seed"], card["command"]) == (4, 0, "the command")
@@ -156,7 +156,7 @@ def test_what_a_training_leaves(tmp_path, config):
     assert card["validation"]["epe"] == rows[-1]["epe"]
     for ours, theirs in zip(leaves(variables["params"]), leaves(state.average), strict=True):
         np.testing.assert_array_equal(ours, theirs.astype(np.float16).astype(np.float32))
-    _, best = load_flow_weights(tmp_path / "weights_best.safetensors")
+    _, best = load_weights(tmp_path / "weights_best.safetensors", "raft")
     assert best.card["validation"]["epe"] == min(row["epe"] for row in rows)
 
     # What `oclr flow` reads is what was evaluated.
@@ -190,7 +190,7 @@ def test_training_starts_from_flow_weights(tmp_path, config, raft_weights):
     config.init_weights = str(raft_weights)
     config.steps, config.optimizer.learning_rate = 1, 0.0
     state = train(config, tmp_path, drifts_data(config))
-    expected = load_flow_weights(raft_weights)[0]["params"]
+    expected = load_weights(raft_weights, "raft")[0]["params"]
     for ours, theirs in zip(leaves(state.params), leaves(expected), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert json.loads((tmp_path / "started_from.json").read_text())["weights"] == "small"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from oclr_jax.models.oclr import OCLR
-from oclr_jax.weights.segmentation import load_weights
+from oclr_jax.weights.file import load_weights
 from tests.train.squares import squares
 
 FRAMES = 6

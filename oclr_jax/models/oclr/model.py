@@ -7,6 +7,7 @@ section 2.2 and supplement, section A.
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -16,6 +17,7 @@ from oclr_jax.models.layers.initializers import dense_kernel
 from oclr_jax.models.layers.positions import PositionEmbedding
 from oclr_jax.models.oclr.transformer import DecoderLayer, EncoderLayer
 from oclr_jax.models.oclr.unet import UNetDecoder, UNetEncoder
+from oclr_jax.models.parameters import flatten
 from oclr_jax.ops.layering import overlap_order
 
 
@@ -198,3 +200,10 @@ class OCLR(nn.Module):
 def composing_order(config: OCLRConfig, output: OCLROutput) -> Float[Array, "b k"]:
     """The pseudo-depth that composes layers in inference, as `config.order_from` says."""
     return output.order if config.order_from == "head" else overlap_order(output.amodal_logits)
+
+
+def parameter_shapes(config: OCLRConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter of the model, by its path `a/b/c`."""
+    flow = jax.ShapeDtypeStruct((1, 1, config.stride, config.stride, 2 * len(config.gaps)), "f4")
+    variables = jax.eval_shape(OCLR(config).init, jax.random.key(0), flow)
+    return {path: leaf.shape for path, leaf in flatten(variables["params"]).items()}

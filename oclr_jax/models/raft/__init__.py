@@ -6,6 +6,7 @@ from oclr_jax.models.raft.model import (
     STRIDE,
     Context,
     RAFTConfig,
+    parameter_shapes,
 )
 
-__all__ = ["MIN_SIDE", "RAFT", "STRIDE", "Context", "RAFTConfig"]
+__all__ = ["MIN_SIDE", "RAFT", "STRIDE", "Context", "RAFTConfig", "parameter_shapes"]

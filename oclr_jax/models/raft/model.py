@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from oclr_jax.models.parameters import flatten
 from oclr_jax.models.raft.encoder import Encoder
 from oclr_jax.models.raft.update import (
     MaskHead,
@@ -213,3 +214,10 @@ def _check_size(frames: Float[Array, "n h w 3"]) -> None:
             f"frames must be multiples of {STRIDE} and at least {MIN_SIDE} pixels each side, not "
             f"{height}x{width}"
         )
+
+
+def parameter_shapes(config: RAFTConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every variable of the model, by its path `params/a/b` or `batch_stats/a/b`."""
+    frame = jax.ShapeDtypeStruct((1, MIN_SIDE, MIN_SIDE, 3), "f4")
+    variables = jax.eval_shape(RAFT(config).init, jax.random.key(0), frame, frame)
+    return {path: leaf.shape for path, leaf in flatten(variables).items()}

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -17,16 +16,12 @@ from oclr_jax.errors import UserError
 from oclr_jax.flow.raft import ITERATIONS
 from oclr_jax.models.raft import MIN_SIDE, RAFT, STRIDE, RAFTConfig
 from oclr_jax.ops.flow_losses import end_point_errors, learned_vectors, sequence_loss
-from oclr_jax.torch_import.names_raft import read_raft_release
 from oclr_jax.train.record.strips import pair_strip
 from oclr_jax.train.record.utilisation import matrix_flops
 from oclr_jax.train.task import Metrics, Moments
 from oclr_jax.types import FlowBatch
-from oclr_jax.weights.optical_flow import (
-    FlowWeightsInfo,
-    load_flow_weights,
-    save_flow_weights,
-)
+from oclr_jax.weights.description import WeightsInfo
+from oclr_jax.weights.file import load_weights, save_weights
 
 
 def open_optical_flow(config: ConfigDict) -> "OpticalFlow":
@@ -85,8 +80,7 @@ class OpticalFlow:
 
     def load_params(self, path: str) -> tuple[Any, dict[str, Any]]:
         """As `Task`; released `.pth` files too."""
-        read = load_flow_weights if path.endswith(".safetensors") else read_raft_release
-        variables, info = read(Path(path))
+        variables, info = load_weights(path, "raft")
         return variables["params"], {"weights": info.name, **info.card}
 
     def loss_unit(self, part: Any) -> Int[Array, ""]:
@@ -149,8 +143,8 @@ class OpticalFlow:
         """As `Task`: a file for `--flow raft-small:FILE`."""
         model = dataclasses.replace(self.model.config, compute_dtype="float32")
         card = {**card, "data_version": data.version}
-        info = FlowWeightsInfo(model=model, name=name, card=card)
-        save_flow_weights(path, {"params": params}, info, dtype=dtype)
+        info = WeightsInfo(model=model, name=name, card=card)
+        save_weights(path, {"params": params}, info, dtype=dtype)
 
     def _apply(
         self,

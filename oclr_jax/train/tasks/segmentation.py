@@ -17,7 +17,8 @@ from oclr_jax.train.record.strips import image_strip
 from oclr_jax.train.record.utilisation import matrix_flops
 from oclr_jax.train.task import Metrics, Moments
 from oclr_jax.types import Batch
-from oclr_jax.weights.segmentation import WeightsInfo, load_weights, save_weights
+from oclr_jax.weights.description import WeightsInfo
+from oclr_jax.weights.file import load_weights, save_weights
 
 
 def model_config(config: ConfigDict) -> OCLRConfig:

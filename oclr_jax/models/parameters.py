@@ -1,4 +1,4 @@
-"""Trees of parameters as flat dicts `a/b/c`, and what differs between two of them."""
+"""Trees of parameters as flat dicts `{"a/b/c": leaf}`, and comparisons of their shapes."""
 
 from collections.abc import Mapping
 from typing import Any

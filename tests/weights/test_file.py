@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from oclr_jax.errors import UserError
 from oclr_jax.models.oclr import OCLR, OCLRConfig
-from oclr_jax.weights import segmentation as weights
-from oclr_jax.weights.segmentation import WeightsInfo, load_weights, save_weights
-from oclr_jax.weights.tree import flatten, unflatten
+from oclr_jax.models.parameters import flatten, unflatten
+from oclr_jax.models.raft import RAFTConfig, parameter_shapes
+from oclr_jax.weights.description import WeightsInfo
+from oclr_jax.weights.file import load_weights, save_weights
 
 CONFIG = OCLRConfig(
     queries=2, frames=3, height=16, width=32, channels=(4, 4, 8), heads=4, feedforward=12,
@@ -27,11 +29,20 @@ INFO = WeightsInfo(
     card={"steps": 3, "seed": 0, "metrics": {"J": 0.5}, "command": "train"},
 )
 
+RAFT_INFO = WeightsInfo(RAFTConfig(small=True), "mine", card={"steps": 3})
+
 
 @pytest.fixture(scope="module")
 def params():
     flow = jnp.zeros((1, 1, 16, 16, 4))
     return jax.jit(OCLR(CONFIG).init)(jax.random.key(0), flow)["params"]
+
+
+@pytest.fixture(scope="module")
+def raft_variables():
+    rng = np.random.default_rng(0)
+    shapes = parameter_shapes(RAFT_INFO.model)
+    return unflatten({k: rng.standard_normal(s, np.float32) for k, s in shapes.items()})
 
 
 @pytest.fixture
@@ -40,18 +51,18 @@ def saved(tmp_path, params) -> Path:
     return tmp_path / "a.safetensors"
 
 
-def refusal(name_or_path) -> str:
+def refusal(name_or_path, kind: str = "oclr") -> str:
     with pytest.raises(UserError) as caught:
-        load_weights(name_or_path)
+        load_weights(name_or_path, kind)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def rewrite(path: Path, arrays=None, description: str | None = None) -> Path:
+def rewrite(path: Path, arrays=None, description: str | None = None, key="oclr_jax") -> Path:
     """The file again with other arrays or another description."""
     arrays = load_file(path) if arrays is None else arrays
     description = INFO.to_json() if description is None else description
-    save_file(arrays, path, metadata={weights.METADATA_KEY: description})
+    save_file(arrays, path, metadata={key: description})
     return path
 
 
@@ -78,12 +89,44 @@ def test_flat_names_and_trees_are_inverse():
     assert unflatten(flatten(tree)) == tree
 
 
-def test_weights_in_the_package_are_found_by_name(monkeypatch, saved):
-    monkeypatch.setattr(weights, "SHIPPED", saved.parent)
-    assert load_weights("a")[1] == INFO
-    assert "a" in refusal("another name")
-    monkeypatch.setattr(weights, "DEFAULT_WEIGHTS", "a")
-    assert load_weights()[1] == INFO
+def test_the_default_is_in_the_package():
+    assert load_weights()[1].name == load_weights("oclr-small")[1].name == "oclr-small"
+
+
+def test_flow_weights_are_written_and_read(tmp_path, raft_variables):
+    path = tmp_path / "w.safetensors"
+    for dtype, tolerance, size in (("float32", 0, 4.1e6), ("float16", 1e-3, 2.1e6)):
+        save_weights(path, raft_variables, RAFT_INFO, dtype)
+        loaded, info = load_weights(path, "raft")
+        assert info == RAFT_INFO
+        before, after = flatten(raft_variables), flatten(loaded)
+        assert before.keys() == after.keys()
+        for name, leaf in after.items():
+            np.testing.assert_allclose(leaf, before[name], rtol=tolerance, atol=1e-4 * tolerance)
+        assert path.stat().st_size < size
+
+
+def test_the_description_of_each_kind_has_its_own_key_and_fields(tmp_path, saved, raft_variables):
+    """Files must stay readable by the versions of this program that wrote them before."""
+    path = tmp_path / "w.safetensors"
+    save_weights(path, raft_variables, RAFT_INFO)
+    common = {"model", "name", "card", "format_version"}
+    for file, key, fields in (
+        (saved, "oclr_jax", common | {"flow", "data_version"}),
+        (path, "oclr_jax_flow", common),
+    ):
+        with safe_open(file, framework="numpy") as opened:
+            metadata = opened.metadata()
+        assert metadata.keys() == {key}
+        description = json.loads(metadata[key])
+        assert description.keys() == fields and description["format_version"] == 1
+
+
+def test_weights_of_another_kind_are_named(tmp_path, saved, raft_variables):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, raft_variables, RAFT_INFO)
+    assert "weights for optical flow, and not for segmentation" in refusal(path)
+    assert "weights for segmentation, and not for optical flow" in refusal(saved, "raft")
 
 
 def test_files_that_are_missing_or_broken_are_refused(tmp_path, saved):
@@ -113,7 +156,17 @@ def test_descriptions_that_are_missing_or_wrong_are_refused(saved):
     for text in [*texts, "", "[]", "{", "null", json.dumps({"model": {}})]:
         assert "description" in refusal(rewrite(saved, description=text))
     save_file(load_file(saved), saved)
-    assert "oclr convert" in refusal(saved)
+    assert "released checkpoint" in refusal(saved)
+
+
+def test_wrong_descriptions_of_flow_weights_are_refused(tmp_path):
+    path, described = tmp_path / "w.safetensors", json.loads(RAFT_INFO.to_json())
+    changes = ({"format_version": 9}, {"model": {"small": 1}}, {"model": 3}, {"name": None})
+    changes += ({"model": {"small": True, "compute_dtype": "int8"}}, {"flow": {}})
+    arrays = {"a": np.zeros(2, np.float32)}
+    for text in [*(json.dumps(described | change) for change in changes), "", "[]"]:
+        rewrite(path, arrays, text, key="oclr_jax_flow")
+        assert "description inside" in refusal(path, "raft")
 
 
 def test_arrays_that_do_not_fit_the_description_are_listed(saved):

@@ -1,0 +1,84 @@
+"""The kinds of model whose weights can be stored, and how each is read."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from oclr_jax.errors import UserError
+from oclr_jax.models import oclr, raft
+from oclr_jax.torch_import.names_oclr import import_oclr, is_oclr
+from oclr_jax.torch_import.names_raft import import_raft, is_raft
+from oclr_jax.torch_import.strict import some_names
+
+# The released OCLR was trained on RAFT flow; frames of the benchmarks have 480 rows.
+RAFT_FLOW = {"estimator": "raft", "weights": "raft-things.pth", "iterations": 20, "rows": 480}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of model.
+
+    title: what the model is for, in messages.
+    metadata_key: key of the description in a safetensors file.
+    config: dataclass of the model's configuration, with `to_dict`, `from_dict`.
+    shapes: shape of every parameter of a configuration, by its path `a/b/c`.
+    import_state: converts the arrays of a released checkpoint; None where there is no release.
+    is_release: whether these are names of such a checkpoint.
+    sees_flow: whether the model's input is flow, so that its weights belong to an estimator.
+    release: fields of the description of released weights, beside model and name.
+    """
+
+    title: str
+    metadata_key: str
+    config: type
+    shapes: Callable[[Any], dict[str, tuple[int, ...]]]
+    import_state: Callable[[Mapping[str, np.ndarray]], tuple[dict[str, Any], Any]]
+    is_release: Callable[[Collection[str]], bool]
+    sees_flow: bool = False
+    release: Mapping[str, Any] = field(default_factory=dict)
+
+
+KINDS = {
+    "oclr": Kind(
+        title="segmentation",
+        metadata_key="oclr_jax",
+        config=oclr.OCLRConfig,
+        shapes=oclr.parameter_shapes,
+        import_state=import_oclr,
+        is_release=is_oclr,
+        sees_flow=True,
+        release={
+            "flow": RAFT_FLOW,
+            "data_version": "released",
+            "card": {"trained_on": "the released program's synthetic data, RAFT flow"},
+        },
+    ),
+    "raft": Kind(
+        title="optical flow",
+        metadata_key="oclr_jax_flow",
+        config=raft.RAFTConfig,
+        shapes=raft.parameter_shapes,
+        import_state=import_raft,
+        is_release=is_raft,
+    ),
+}
+
+
+def kind_of(config: Any) -> Kind:
+    """The kind of a model configuration."""
+    return next(kind for kind in KINDS.values() if type(config) is kind.config)
+
+
+def kind_of_release(names: Collection[str]) -> Kind:
+    """The kind of a released checkpoint with arrays of these names.
+
+    Raises:
+      UserError: no kind has such names.
+    """
+    for kind in KINDS.values():
+        if kind.is_release(names):
+            return kind
+    known = " or ".join(kind.config.__name__.removesuffix("Config") for kind in KINDS.values())
+    raise UserError(f"not a checkpoint of {known}: it holds {some_names(names)}.")

@@ -1,0 +1,151 @@
+"""The files of weights that this program knows, and the one place where weights are looked up.
+
+Nothing is ever downloaded: users put the released files into the cache folder. Imports no jax.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from oclr_jax.errors import UserError
+
+SHIPPED = Path(__file__).resolve().parent / "shipped"
+SUFFIXES = ("", ".safetensors", ".pth")
+
+
+@dataclass(frozen=True)
+class KnownWeights:
+    """A file of weights that the authors of a model publish, or that comes with this package.
+
+    name: the name under which it is found.
+    kind: key of `kinds.KINDS`.
+    purpose: what the weights are for.
+    file: name of the file, in the package or in the cache folder.
+    page: where its authors publish it; None for a file of this package.
+    megabytes: size of the published file, where known.
+    sha256: of the published file, where known.
+    """
+
+    name: str
+    kind: str
+    purpose: str
+    file: str
+    page: str | None = None
+    megabytes: int | None = None
+    sha256: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the file is looked for."""
+        return (cache_folder() if self.page else SHIPPED) / self.file
+
+
+KNOWN = (
+    KnownWeights(
+        "oclr-small",
+        "oclr",
+        "segmentation; small model, trained on DIS flow (default)",
+        "oclr-small.safetensors",
+        megabytes=10,
+    ),
+    KnownWeights(
+        "oclr-released",
+        "oclr",
+        "segmentation; the authors' flow-only model, trained on RAFT flow",
+        "oclr-released.pth",
+        page="https://github.com/Jyxarthur/OCLR_model",
+    ),
+    KnownWeights(
+        "raft-things",
+        "raft",
+        "optical flow, --flow raft",
+        "raft-things.pth",
+        page="https://github.com/princeton-vl/RAFT",
+        megabytes=21,
+        sha256="fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1",
+    ),
+    KnownWeights(
+        "raft-small",
+        "raft",
+        "optical flow, --flow raft-small",
+        "raft-small.pth",
+        page="https://github.com/princeton-vl/RAFT",
+        megabytes=4,
+    ),
+)
+
+
+def cache_folder() -> Path:
+    """The folder in which users put weights to be found by name."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(caches) / "oclr_jax" / "weights"
+
+
+def find_weights(name_or_path: str | os.PathLike) -> Path:
+    """Finds a file of weights.
+
+    Args:
+      name_or_path: a path; else a name in the package or in the cache folder, where the suffix
+        may be left out.
+
+    Raises:
+      UserError: there is no such file, or a file of the cache folder has the name of a published
+        one and is another.
+    """
+    name = os.fspath(name_or_path)
+    if not name:
+        raise UserError(
+            "The name of the weights is empty; give a file, or a name of `oclr weights`."
+        )
+    if Path(name).is_file():
+        return Path(name)
+    for folder in (SHIPPED, cache_folder()):
+        for suffix in SUFFIXES:
+            path = folder / f"{name}{suffix}"
+            if path.is_file() and path.parent == folder:
+                _check_published(path)
+                return path
+    known = next((known for known in KNOWN if name in (known.name, known.file)), None)
+    if known and known.page:
+        raise UserError(
+            f"There are no weights {name}: get them from {known.page} and put them into "
+            f"{cache_folder()} as {known.file}, or give a file of weights."
+        )
+    names = ", ".join(known.name for known in KNOWN)
+    raise UserError(
+        f"There are no weights {name}: neither a file, nor in {cache_folder()}, nor one of the "
+        f"known names ({names})."
+    )
+
+
+def _check_published(path: Path) -> None:
+    known = next((known for known in KNOWN if known.path == path), None)
+    if known is None or known.sha256 is None:
+        return
+    if hashlib.sha256(path.read_bytes()).hexdigest() != known.sha256:
+        raise UserError(
+            f"{path} is not the published {known.file}, its SHA-256 differs; download it again, or "
+            "give weights of your own by their path."
+        )
+
+
+def list_weights() -> str:
+    """A table of the known weights: purpose, size, place, and where to get those that are missing.
+
+    Other files in the cache folder, which are found by their name too, are listed at its end.
+    """
+    lines = []
+    for known in KNOWN:
+        size = f", {known.megabytes} MB" if known.megabytes else ""
+        lines.append(f"{known.name}: {known.purpose}{size}")
+        if known.path.is_file():
+            lines.append(f"  present: {known.path}")
+        else:
+            lines.append(f"  missing: {known.path}")
+            lines.append(f"  published at {known.page}")
+    folder = cache_folder()
+    mine = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = {known.path for known in KNOWN}
+    lines += [f"{path.name}: present: {path}" for path in mine if path not in files]
+    return "\n".join(lines)
