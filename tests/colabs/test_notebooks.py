@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, on the package as it is here."""
+"""The notebooks run from top to bottom on this checkout."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(name: str, folder: Path, **shorter: int) -> list[dict]:
-    """Executes a notebook in `folder`, its install line left out; returns all outputs.
+    """Executes a notebook in `folder` without its install cell; returns all outputs.
 
     `shorter` gives constants of the notebook another value.
     """
@@ -54,10 +54,10 @@ def test_look_at_synthetic_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_train_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    # Programs that run for seconds need not be compiled for half a minute.
+    # Cheaper compilation: the programs only run for seconds.
     quick = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
     monkeypatch.setenv("XLA_FLAGS", quick)
-    # The notebook runs in a checkout; what it writes stays here.
+    # The notebook expects a checkout, but writes into the temporary folder.
     for name in ("launch", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     outputs = run("train_tiny.ipynb", tmp_path, STEPS=6)
@@ -70,6 +70,6 @@ def test_train_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = [row["step"] for row in read_rows(workdir / "metrics.jsonl")]
     assert rows == [3, 3, 6, 6]  # of training and of validation
     assert (workdir / "report.html").is_file()
-    # The curves, three clips, and the sheet of masks.
+    # The curves, three clips and the contact sheet.
     shown = [output["data"] for output in outputs if "data" in output]
     assert sum("image/png" in data for data in shown) == 5

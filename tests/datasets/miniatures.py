@@ -1,4 +1,4 @@
-"""Each benchmark in small, laid out as its authors distribute it: one sequence of 8 frames."""
+"""A miniature of each benchmark in the layout of its authors: one sequence of 8 frames."""
 
 import csv
 
@@ -14,14 +14,14 @@ FRAMES = 8
 
 
 def frame(number):
-    """RGB 48x64: a square that goes right before a still background."""
+    """RGB 48x64: a rectangle that moves right in front of a static background."""
     image = texture(0, 48, 64)
     image[8:20, 8 + number : 24 + number] = texture(1, 12, 16)
     return image
 
 
 def mask(number):
-    """The square: id 1."""
+    """The rectangle: id 1."""
     ids = np.zeros((48, 64), np.uint8)
     ids[8:20, 8 + number : 24 + number] = 1
     return ids

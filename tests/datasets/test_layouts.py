@@ -1,4 +1,4 @@
-"""Every benchmark from a miniature in the layout of its authors, and from wrong trees."""
+"""Reading every benchmark from a miniature, and from folders with a wrong layout."""
 
 import shutil
 
@@ -54,7 +54,7 @@ def test_files_of_the_system_are_ignored(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_zip_files_read_as_folders_do(tmp_path, name):
+def test_zip_files_equal_folders(tmp_path, name):
     MINIATURES[name](tmp_path / "tree" / "DATA")
     (folder,) = read(name, tmp_path / "tree")  # one folder above the tree
     zipped = shutil.make_archive(str(tmp_path / "data"), "zip", tmp_path / "tree")
@@ -70,7 +70,7 @@ def test_zip_files_read_as_folders_do(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_wrong_tree_is_told_from_the_right_one(tmp_path, name):
+def test_wrong_layout_is_reported_with_the_expected_one(tmp_path, name):
     (tmp_path / "Pictures").mkdir()
     with pytest.raises(UserError) as error:
         read(name, tmp_path)
@@ -80,7 +80,7 @@ def test_a_wrong_tree_is_told_from_the_right_one(tmp_path, name):
         read(name, tmp_path / "nowhere")
 
 
-def test_lists_have_the_papers_numbers():
+def test_numbers_of_sequences_are_those_of_the_papers():
     counts = {name: len(benchmark.sequences()) for name, benchmark in BENCHMARKS.items()}
     assert counts == {
         "davis2016": 20,
@@ -116,7 +116,7 @@ def test_fbms_is_annotated_sparsely_in_grey_and_in_colour(tmp_path):
     MINIATURES["fbms59"](tmp_path)
     (sequence,) = read("fbms59", tmp_path)
     assert sequence.annotated == [0, 4]
-    # Two labels are one foreground, a faint one is none.
+    # Two labels form one foreground; a faint one is background.
     assert sequence.annotation(4)[40, 60] == 1 and sequence.annotation(4)[40, 5] == 0
     folder = tmp_path / "Testset" / sequence.name / "GroundTruth"
     for path in folder.glob("*.pgm"):
@@ -144,7 +144,7 @@ def test_fbms_frames_may_be_numbered_from_anywhere(tmp_path):
     assert sequence.stems[0] == f"{name}_454" and sequence.annotated == [0, 4]
 
 
-def test_void_and_colour_pictures(tmp_path):
+def test_void_and_colour_annotations(tmp_path):
     MINIATURES["ytvos2018_motion"](tmp_path)
     (sequence,) = read("ytvos2018_motion", tmp_path)
     assert sequence.annotated == [0, 5]

@@ -31,7 +31,7 @@ def tiny_params():
 
 
 def run(config: OCLRConfig, flow: jax.Array, seed: int | None = None):
-    """The model's output on `tiny_params`, with dropout if there is a seed."""
+    """The model output for `tiny_params`, with dropout if a seed is given."""
     rngs = {} if seed is None else {"dropout": jax.random.key(seed)}
     apply = jax.jit(OCLR(config).apply, static_argnames="train")
     return apply({"params": tiny_params()}, flow, train=seed is not None, rngs=rngs)
@@ -58,7 +58,7 @@ def test_shapes_and_types(change):
     assert output.amodal_logits.dtype == output.order.dtype == np.float32
 
 
-def test_flow_that_does_not_fit_is_refused():
+def test_flow_of_wrong_size_is_rejected():
     with pytest.raises(ValueError, match="18x32"):
         run(TINY, tiny_flow(height=18))
     with pytest.raises(Exception, match="flow"):
@@ -74,7 +74,7 @@ def test_parameter_counts():
     default = 20_660_932
     assert count() == default
     assert count(instance_norm=False) == default
-    # A query is one embedding, eight rows of the map projection and one mask channel with bias.
+    # A query has an embedding, eight rows of the map projection, and a mask channel with bias.
     assert count(queries=4) - default == 512 + 8 * 512 + (32 + 1)
     encoder_layer = 4 * (512 * 512 + 512) + 2 * (512 * 512 + 512) + 2 * 2 * 512
     assert default - count(encoder_layers=2) == encoder_layer
@@ -99,12 +99,12 @@ def test_a_gradient_reaches_every_parameter(remat):
     gradients = flatten(jax.jit(jax.grad(weighted_sum))(tiny_params()))
     largest = {path: float(jnp.abs(leaf).max()) for path, leaf in gradients.items()}
     assert all(np.isfinite(value) for value in largest.values())
-    # The softmax does not see what all keys have in common: this gradient is 0 by the mathematics.
+    # The softmax is invariant to a common offset of all keys, so this gradient is exactly 0.
     unreached = {path for path, value in largest.items() if value < 1e-6}
     assert {path for path in unreached if not path.endswith("key/bias")} == set()
 
 
-def test_remat_changes_no_number():
+def test_remat_does_not_change_the_result():
     flow = tiny_flow()
     results = [run(dataclasses.replace(TINY, remat=remat), flow, 3) for remat in (False, True)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *results)
@@ -117,21 +117,21 @@ def test_bfloat16_stays_near_float32():
     assert 0 < error < 0.05 * np.std(exact)
 
 
-def test_dropout_follows_its_key_and_only_in_training():
+def test_dropout_depends_on_its_key_and_is_off_in_inference():
     train = functools.cache(lambda seed: run(TINY, tiny_flow(), seed).amodal_logits)
     np.testing.assert_array_equal(run(TINY, tiny_flow(), 1).amodal_logits, train(1))
     assert np.abs(train(1) - train(2)).max() > 1e-4
     assert np.abs(run(TINY, tiny_flow()).amodal_logits - train(1)).max() > 1e-4
 
 
-def test_clips_of_a_batch_do_not_touch_each_other():
+def test_clips_of_a_batch_are_independent():
     flow = tiny_flow(batch=2)
     together, alone = run(TINY, flow), run(TINY, flow[1:])
     np.testing.assert_allclose(together.amodal_logits[1:], alone.amodal_logits, atol=1e-5)
     np.testing.assert_allclose(together.order[1:], alone.order, atol=1e-5)
 
 
-def test_a_still_clip_gives_finite_numbers_and_gradients():
+def test_zero_flow_gives_finite_output_and_gradients():
     model, flow = OCLR(TINY), jnp.zeros_like(tiny_flow())
     gradients = jax.jit(jax.grad(lambda p: model.apply({"params": p}, flow).amodal_logits.sum()))(
         tiny_params()
@@ -139,7 +139,7 @@ def test_a_still_clip_gives_finite_numbers_and_gradients():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
-def test_config_survives_json_and_refuses_what_it_does_not_know():
+def test_config_survives_json_and_rejects_unknown_fields():
     config = dataclasses.replace(TINY, gaps=(2, -2), compute_dtype="bfloat16")
     assert OCLRConfig.from_dict(config.to_dict()) == config
     for change in (
@@ -157,7 +157,7 @@ def test_config_survives_json_and_refuses_what_it_does_not_know():
         OCLRConfig.from_dict(without)
 
 
-# --- parity: numbers of the published program on random weights, in PyTorch's layout
+# --- parity with the published program on random weights, in PyTorch's layout
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def golden() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def released(golden):
-    """Parameters, model and flow of the golden file."""
+    """Parameters, model and flow from the golden file."""
     state = {name[2:]: array for name, array in golden.items() if name.startswith("w/")}
     params, config = import_oclr(state)
     return params, OCLR(config), jnp.asarray(golden["in_flow"].transpose(0, 1, 3, 4, 2))
@@ -195,7 +195,7 @@ def test_parity_of_outputs_and_intermediates(golden, released):
 
 def test_parity_of_the_loss_and_its_gradients(golden, released):
     params, model, flow = released
-    # Layers run back to front there, front to back here.
+    # The golden file has layers back to front.
     amodal, modal = (
         jnp.asarray(golden[name][:, :, ::-1].transpose(0, 1, 3, 4, 2))
         for name in ("gt_amodal", "gt_modal")
@@ -213,7 +213,7 @@ def test_parity_of_the_loss_and_its_gradients(golden, released):
     for name, entry in oclr_entries(model.config).items():
         parts = [flat[path] for path in entry.paths]
         norm = np.sqrt(sum((part**2).sum() for part in parts))
-        # The last bias moves all pseudo-depths alike: its gradient is 0, and noise there.
+        # The last bias shifts all pseudo-depths, so its gradient is 0 up to rounding.
         np.testing.assert_allclose(
             norm, golden[f"gradnorm/{name}"], rtol=1e-3, atol=1e-8, err_msg=name
         )

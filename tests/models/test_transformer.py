@@ -1,4 +1,4 @@
-"""Pieces of the transformer and the U-Net against their definitions."""
+"""Building blocks of the transformer and the U-Net against their definitions."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def test_one_frame_attends_to_a_plain_mean():
     np.testing.assert_allclose(out, np.broadcast_to(value.mean(1), out.shape[1:])[None], atol=1e-6)
 
 
-def test_tokens_of_the_own_frame_are_hidden():
+def test_tokens_of_the_same_frame_are_masked():
     query, key, value = rand(1, 6, 4), rand(1, 6, 4), rand(2, 6, 4)[:1]
     out = attend(query, key, value, None, 1.0, frames=3)
     other = value.at[:, 2:4].add(100.0)  # the second of three frames of two tokens
@@ -35,7 +35,7 @@ def test_tokens_of_the_own_frame_are_hidden():
     assert (moved[[0, 1, 4, 5]] > 1).all()
 
 
-def test_attention_is_that_of_its_definition():
+def test_attention_against_its_definition():
     tokens, memory = rand(2, 5, 8), rand(2, 7, 8)
     module = MultiHeadAttention(heads=2, dropout=0.0, dtype=np.dtype("float32"))
     variables = module.init(jax.random.key(0), tokens, memory)
@@ -58,7 +58,7 @@ def test_dropout_mask_has_the_rate_and_no_pattern(columns):
     mask = np.asarray(dropout_mask(jax.random.key(0), 0.1, (2, 200, columns)))
     assert mask.shape == (2, 200, columns)
     assert abs(mask.mean() - 0.1) < 0.01
-    # Both halves of each random word decide: they must not decide the same.
+    # Both halves of each random word are used; they must be independent.
     left, right = mask[..., : columns // 2], mask[..., -(columns // 2) :]
     assert abs((left & right).mean() - 0.01) < 0.005
 

@@ -40,7 +40,7 @@ def reference(first: np.ndarray, second: np.ndarray, position: np.ndarray) -> np
 def random_pair(seed: int, n: int = 1, h: int = 5, w: int = 7, c: int = 6):
     rng = np.random.default_rng(seed)
     first, second = rng.normal(size=(2, n, h, w, c)).astype(np.float32)
-    # Some windows hang over the border, some lie wholly outside.
+    # Some windows cross the border, some lie entirely outside.
     position = rng.uniform(-9, 14, (n, h, w, 2)).astype(np.float32)
     position[:, 0] = np.rint(position[:, 0])
     return first, second, position
@@ -67,12 +67,12 @@ def both_ways(first, second, position):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_both_ways_are_equal(seed):
+def test_stored_and_on_demand_are_equal(seed):
     stored, asked = both_ways(*map(jnp.asarray, random_pair(seed)))
     np.testing.assert_allclose(stored, asked, atol=1e-5)
 
 
-def test_both_ways_have_the_same_gradient():
+def test_stored_and_on_demand_have_the_same_gradient():
     first, second, position = map(jnp.asarray, random_pair(3))
     weight = jax.random.normal(jax.random.key(0), (LEVELS * (2 * RADIUS + 1) ** 2,))
 

@@ -1,4 +1,4 @@
-"""The flow loss against float64 numpy, with its gradient; sums of errors against whole means."""
+"""The flow loss and its gradient against float64 numpy; summed errors against means."""
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,14 @@ def flows():
     return estimates, truth, rng.random((2, 5, 4)) < 0.7
 
 
-def test_later_steps_weigh_more(flows):
+def test_later_iterations_have_larger_weights(flows):
     estimates, truth, valid = flows
     per_step = [np.abs(each.astype(np.float64) - truth)[valid].mean() for each in estimates]
     expected = 0.64 * per_step[0] + 0.8 * per_step[1] + per_step[2]
     assert float(sequence_loss(*map(jnp.asarray, flows))) == pytest.approx(expected, rel=1e-5)
 
 
-def test_unknown_and_endless_vectors_teach_nothing(flows):
+def test_invalid_and_very_long_vectors_do_not_count(flows):
     estimates, truth, valid = flows
     truth[0, 0, 0] = MAX_FLOW
     valid[0, 0, 0] = True
@@ -49,7 +49,7 @@ def test_errors_add_up(flows):
     assert float(sums["fl_all"] / sums["count"]) == pytest.approx(wrong, rel=1e-5)
 
 
-def test_the_mean_loss_of_parts_is_that_of_the_whole(flows):
+def test_mean_loss_of_parts_is_the_loss_of_the_batch(flows):
     estimates, truth, valid = map(jnp.asarray, flows)
     vectors = learned_vectors(truth, valid).sum() / 2
     parts = [

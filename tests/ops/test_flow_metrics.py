@@ -15,7 +15,7 @@ def test_end_point_error_is_the_mean_distance():
     assert np.isclose(end_point_error(flow, truth, valid), 5 / 3)
 
 
-def test_a_vector_is_wrong_above_three_pixels_and_five_percent():
+def test_an_outlier_is_above_three_pixels_and_five_percent():
     truth = np.array([[[0, 0], [0, 0], [100, 0], [100, 0], [40, 0]]], np.float32)
     error = np.array([[[3, 0], [0, 3.01], [4, 0], [0, 5.01], [3.01, 0]]], np.float32)
     wrong = [False, True, False, True, True]

@@ -1,4 +1,4 @@
-"""Composition by order: hard against painting, soft against the sum over all orders."""
+"""Composition of layers: hard against painting, soft against the sum over all orders."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from oclr_jax.ops import layering
 
 
 def painted(amodal, order):
-    """Paints the layers over each other from the back; what remains of each."""
+    """Paints the layers over each other from back to front; returns what remains of each."""
     layers = amodal.shape[-1]
     canvas = np.full(amodal.shape[:-1], -1)
     for layer in sorted(range(layers), key=lambda i: (-order[i], -i)):
@@ -19,7 +19,7 @@ def painted(amodal, order):
 
 
 @pytest.mark.parametrize("order", [[0.5, -1.0, 2.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
-def test_hard_modal_is_what_painting_leaves(order):
+def test_hard_modal_equals_painting(order):
     amodal = np.random.default_rng(0).random((1, 2, 6, 7, 4)) > 0.5
     ours = layering.hard_modal(jnp.asarray(amodal), jnp.array([[order]]))
     np.testing.assert_array_equal(ours, painted(amodal, order))
@@ -45,7 +45,7 @@ def test_soft_modal_is_the_sum_over_all_orders(layers):
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
-def test_overlap_order_counts_who_is_surer_where_two_layers_are(layers):
+def test_overlap_order_counts_the_larger_logits_of_each_overlap(layers):
     rng = np.random.default_rng(layers)
     logits = rng.normal(0.5, 1.0, (2, 3, 4, 5, layers)).astype(np.float32)
     logits[1, ..., 0] = -1.0  # a layer that is nowhere
@@ -61,7 +61,7 @@ def test_overlap_order_counts_who_is_surer_where_two_layers_are(layers):
     assert ours[1, 0] == 0
 
 
-def test_overlap_order_puts_the_surer_layer_in_front():
+def test_overlap_order_puts_the_more_confident_layer_in_front():
     logits = np.full((1, 1, 1, 6, 2), -3.0, np.float32)
     logits[..., :4, 0] = 1.0
     logits[..., 2:, 1] = 2.0
@@ -70,7 +70,7 @@ def test_overlap_order_puts_the_surer_layer_in_front():
     assert modal[0, 0, 0].T.tolist() == [[True, True] + [False] * 4, [False] * 2 + [True] * 4]
 
 
-def test_a_sure_order_makes_the_soft_composition_hard():
+def test_soft_composition_with_a_certain_order_is_hard():
     amodal = np.random.default_rng(1).random((1, 1, 5, 5, 3)) > 0.4
     order = jnp.array([[[100.0, -100.0, 0.0]]])
     soft = layering.soft_modal(jnp.asarray(amodal, jnp.float32), order)

@@ -1,4 +1,4 @@
-"""Losses against float64 references written from the paper, and at the edges of their input."""
+"""Losses against float64 references written from the paper, and for extreme input."""
 
 import itertools
 
@@ -16,7 +16,7 @@ SHAPE = (2, 3, 20, 24, 3)
 
 @pytest.fixture
 def case():
-    """Overlapping rectangles front to back, an empty last layer in the second clip."""
+    """Overlapping rectangles, front to back; the second clip has an empty last layer."""
     rng = np.random.default_rng(0)
     amodal = np.zeros(SHAPE, np.uint8)
     for clip, t, layer in itertools.product(range(2), range(3), range(3)):
@@ -37,7 +37,7 @@ def entropy64(logits, targets):
 
 
 def band64(masks):
-    """Through scipy: the sparse element, background outside for one, foreground for the other."""
+    """With scipy. Outside is background for the dilation and foreground for the erosion."""
     element = np.zeros((7, 7), bool)
     element[::3, ::3] = True
     band = np.zeros(masks.shape, bool)
@@ -58,7 +58,7 @@ def test_amodal_and_boundary_against_float64(case):
     np.testing.assert_allclose(losses.boundary_loss(logits, amodal), expected, rtol=1e-6)
 
 
-def test_the_mean_of_the_parts_losses_is_the_loss_of_the_batch(case):
+def test_mean_loss_of_parts_is_the_loss_of_the_batch(case):
     logits, order, amodal, modal = case
     amodal = amodal.at[1, :, :, :, 1].set(0)  # so the clips' bands differ much in size
     weights = losses.LossWeights(modal=0.1)
@@ -98,20 +98,20 @@ def test_order_against_float64(case):
     np.testing.assert_allclose(losses.order_loss(order, amodal), np.mean(terms), rtol=1e-6)
 
 
-def test_order_gradient_brings_the_front_layer_down(case):
+def test_order_gradient_lowers_the_depth_of_the_front_layer(case):
     _, order, amodal, _ = case
     grad = jax.grad(losses.order_loss)(order, amodal)
     assert np.all(grad[:, 0] > 0)  # descent lowers the depth of the layer in front
     assert grad[1, 2] == 0  # the empty layer meets nobody
 
 
-def test_layers_that_never_overlap_have_no_order():
+def test_layers_without_overlap_have_no_order_loss():
     amodal = jnp.zeros((1, 2, 8, 8, 2), jnp.uint8)
     amodal = amodal.at[..., :4, 0].set(1).at[..., 4:, 1].set(1)
     assert losses.order_loss(jnp.array([[3.0, -3.0]]), amodal) == 0
 
 
-def test_the_total_is_the_weighted_sum_after_the_best_matching(case):
+def test_total_is_the_weighted_sum_after_matching(case):
     logits, order, amodal, modal = case
     weights = losses.LossWeights(boundary=0.2, order=0.05, modal=0.1)
     total, terms = losses.layered_loss(logits, order, amodal, modal, weights)
@@ -135,7 +135,7 @@ def test_the_total_is_the_weighted_sum_after_the_best_matching(case):
     np.testing.assert_allclose(total, summed, rtol=1e-6)
 
 
-def test_the_total_does_not_depend_on_the_order_of_predictions(case):
+def test_total_does_not_depend_on_the_order_of_predictions(case):
     logits, order, amodal, modal = case
     weights = losses.LossWeights(modal=0.1)
     total, _ = losses.layered_loss(logits, order, amodal, modal, weights)
@@ -146,9 +146,9 @@ def test_the_total_does_not_depend_on_the_order_of_predictions(case):
         np.testing.assert_allclose(again, total, rtol=1e-5)
 
 
-def test_without_matching_each_query_has_the_layer_of_its_number(case):
+def test_without_matching_query_i_has_layer_i(case):
     logits, order, amodal, modal = case
-    # Query i says layer i, the front one nearest; then the queries change places.
+    # Query i predicts layer i, front to back. Then the queries are permuted.
     logits = 8.0 * amodal - 4.0 + 0.01 * logits
     order = jnp.tile(jnp.arange(3.0), (2, 1))
     fixed = losses.LossWeights(matching=False)
@@ -166,7 +166,7 @@ def test_without_matching_each_query_has_the_layer_of_its_number(case):
 
 
 @pytest.mark.parametrize("query", [0.0, 0.5])
-def test_modal_supervision_never_sees_the_amodal_masks(case, query):
+def test_modal_supervision_ignores_the_amodal_masks(case, query):
     logits, order, amodal, modal = case
     maps = jnp.asarray(np.random.default_rng(3).normal(2, 2, (2, 3, 5, 6, 3)), jnp.float32)
     weights = losses.LossWeights(supervision="modal", query=query)
@@ -181,12 +181,12 @@ def test_modal_supervision_never_sees_the_amodal_masks(case, query):
     assert total != amodal_total
 
 
-def test_another_supervision_is_refused():
+def test_unknown_supervision_is_rejected():
     with pytest.raises(UserError, match="loss.supervision is 'both'; choose amodal or modal"):
         losses.LossWeights(supervision="both")
 
 
-def test_the_query_term_against_float64(case):
+def test_query_term_against_float64(case):
     logits, order, amodal, modal = case
     maps = jnp.asarray(np.random.default_rng(1).normal(0, 2, (2, 3, 5, 6, 3)).astype(np.float32))
     weights = losses.LossWeights(query=0.5)
@@ -214,7 +214,7 @@ def test_the_query_term_against_float64(case):
     np.testing.assert_allclose(total, plain + 0.5 * terms["query"], rtol=1e-6)
 
 
-def test_the_modal_term_is_left_out_by_default(case):
+def test_modal_term_is_off_by_default(case):
     _, terms = losses.layered_loss(*case, losses.LossWeights())
     assert set(terms) == {"bce", "boundary", "order"}
 
@@ -232,7 +232,7 @@ def test_values_and_gradients_stay_finite(case, scale):
     assert all(np.isfinite(grad).all() for grad in grads)
 
 
-def test_empty_ground_truth_gives_the_plain_entropy(case):
+def test_empty_ground_truth_gives_plain_cross_entropy(case):
     logits, order, amodal, modal = case
     total, terms = losses.layered_loss(logits, order, amodal * 0, modal * 0, losses.LossWeights())
     assert terms["boundary"] == 0
@@ -240,7 +240,7 @@ def test_empty_ground_truth_gives_the_plain_entropy(case):
     np.testing.assert_allclose(total, entropy64(logits, np.zeros(SHAPE)).mean(), rtol=1e-6)
 
 
-def test_an_output_that_is_not_finite_shows_in_the_loss(case):
+def test_non_finite_output_gives_a_non_finite_loss(case):
     logits, order, amodal, modal = case
     broken = logits.at[0, 0, 0, 0, 0].set(jnp.nan)
     total, _ = losses.layered_loss(broken, order, amodal, modal, losses.LossWeights())

@@ -1,4 +1,4 @@
-"""Losses, composition and matching against the published program's numbers.
+"""Losses, composition and matching against numbers of the published program.
 
 The golden arrays are `b t k h w` with ground-truth layers back to front; `golden` brings them to
 this project's `b t h w k`, front to back.
@@ -38,7 +38,7 @@ def value_and_grads(function, *args):
     return jax.value_and_grad(function, argnums=tuple(range(len(args))))(*args)
 
 
-# Unmatched predictions meet the ground truth in the golden file's own order, so these take it back.
+# The golden file has unmatched predictions with layers in its own order; these functions undo it.
 def test_amodal_loss(golden):
     value, (grad,) = value_and_grads(
         lambda x: losses.amodal_loss(x, golden["amodal"][..., ::-1]), golden["logits"]
@@ -97,7 +97,7 @@ def test_hard_modal(golden):
     np.testing.assert_array_equal(ours, channels_last(golden["modal_hard"]))
 
 
-def test_modal_truth_is_the_amodal_truth_composed(golden):
+def test_modal_truth_is_the_composed_amodal_truth(golden):
     front_to_back = jnp.arange(golden["amodal"].shape[-1], dtype=jnp.float32)[None, None]
     full = layering.hard_modal(golden["amodal_full"].astype(bool), front_to_back)
     truth = channels_last(golden["gt_modal"])[..., ::-1]

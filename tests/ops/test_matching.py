@@ -10,7 +10,7 @@ from oclr_jax.ops import matching
 
 
 @pytest.mark.parametrize("layers", range(1, 8))
-def test_assign_is_exact(layers):
+def test_match_layers_is_exact(layers):
     cost = np.random.default_rng(layers).normal(size=(20, layers, layers)).astype(np.float32)
     match = jax.jit(matching.match_layers)(jnp.asarray(cost))
     for clip, ours in zip(cost, np.asarray(match), strict=True):
@@ -20,16 +20,16 @@ def test_assign_is_exact(layers):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_equal_costs_give_the_first_assignment():
+def test_ties_go_to_the_first_assignment():
     np.testing.assert_array_equal(matching.match_layers(jnp.zeros((2, 3, 3))), [[0, 1, 2]] * 2)
 
 
-def test_costs_that_are_not_finite_still_end():
+def test_non_finite_costs_terminate():
     match = jax.jit(matching.match_layers)(jnp.full((1, 3, 3), jnp.nan))
     assert sorted(match[0].tolist()) == [0, 1, 2]
 
 
-def test_too_many_layers_are_refused():
+def test_too_many_layers_are_rejected():
     with pytest.raises(ValueError, match="K = 9"):
         matching.match_layers(jnp.zeros((1, 9, 9)))
 
@@ -39,7 +39,7 @@ def test_invert():
     np.testing.assert_array_equal(matching.invert(match), [[1, 2, 0], [1, 0, 2]])
 
 
-def test_take_layers_follows_each_clip():
+def test_take_layers_uses_the_index_of_each_clip():
     layers = jnp.arange(2 * 4 * 3).reshape(2, 4, 3)
     taken = matching.take_layers(layers, jnp.array([[2, 0, 1], [0, 1, 2]]))
     np.testing.assert_array_equal(taken[0], layers[0][:, [2, 0, 1]])
@@ -57,7 +57,7 @@ def test_pairwise_bce_against_float64():
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-def test_matched_iou_follows_the_time_mean_and_counts_layers_that_are_there():
+def test_matched_iou_matches_by_the_time_mean_and_marks_present_layers():
     truth = np.zeros((1, 2, 4, 4, 2), bool)
     truth[0, :, :2, :, 0] = True  # 8 pixels in both frames
     truth[0, 0, 3, :, 1] = True  # 4 pixels in the first frame only

@@ -1,4 +1,4 @@
-"""The measures against the official evaluators' numbers, and against plain re-derivations."""
+"""The metrics against numbers of the official evaluators, and against direct definitions."""
 
 import json
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_official_numbers_on_shifted_annotations(shared_dir, sequence, shift):
 
 
 def plain_f(predicted, truth, void):
-    """The measure from its definition, pixel by pixel."""
+    """F from its definition, pixel by pixel."""
     edges = []
     for mask in (predicted & ~void, truth & ~void):
         padded = np.pad(mask, ((0, 1), (0, 1)), "edge")
@@ -100,7 +100,7 @@ def plain_f(predicted, truth, void):
 
 @settings(deadline=None, max_examples=40)
 @given(st.data())
-def test_f_is_what_it_is_defined_as(data):
+def test_f_against_its_definition(data):
     height, width = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 140))
     cells = arrays(bool, (-(-height // 9), -(-width // 9)), elements=st.booleans())
     predicted, truth, void = (
@@ -113,7 +113,7 @@ def test_f_is_what_it_is_defined_as(data):
 
 
 @pytest.mark.parametrize("width", [63, 64, 65, 127, 128, 854, 2000])
-def test_f_at_the_borders_of_words_and_of_the_image(width):
+def test_f_at_word_and_image_borders(width):
     rng = np.random.default_rng(width)
     for _ in range(5):
         masks = rng.random((3, 40, width)) < 0.02
@@ -126,11 +126,11 @@ def test_empty_masks():
     empty, full = np.zeros((4, 5), bool), np.ones((4, 5), bool)
     part = full.copy()
     part[0] = False
-    for measure in (jaccard, boundary_f):
-        assert measure(empty, empty) == 1
-        assert measure(empty, part) == measure(part, empty) == 0
-        assert measure(np.stack([empty, full]), np.stack([empty, full])).tolist() == [1, 1]
-        assert measure(part, empty, void=part) == 1
+    for metric in (jaccard, boundary_f):
+        assert metric(empty, empty) == 1
+        assert metric(empty, part) == metric(part, empty) == 0
+        assert metric(np.stack([empty, full]), np.stack([empty, full])).tolist() == [1, 1]
+        assert metric(part, empty, void=part) == 1
 
 
 def test_statistics_of_one_frame_and_of_many():
@@ -139,7 +139,7 @@ def test_statistics_of_one_frame_and_of_many():
     assert statistics(values) == (0.5, 0.5, 1.0)
 
 
-def test_assignment_takes_the_best_total_not_the_best_pair():
+def test_assignment_maximises_the_total():
     assert assign(np.array([[0.9, 0.8], [0.8, 0.0]])) == [(0, 1), (1, 0)]
     assert assign(np.zeros((0, 2))) == []
 
@@ -149,7 +149,7 @@ def test_detected_box():
     assert detected_box(mask) is None
     mask[2:6, 3:9] = mask[10:12, 20:22] = True
     assert detected_box(mask) == (3, 2, 9, 6)
-    # Background that covers the border is turned into the object it surrounds.
+    # A mask that covers the border is inverted.
     assert detected_box(~mask) == (3, 2, 9, 6)
     assert border_share(mask) == 0 and border_share(~mask) == 1
 

@@ -1,4 +1,4 @@
-"""The page of an evaluation: what is on it, and that nothing on it is taken for markup."""
+"""Content of the HTML pages, and escaping of their text."""
 
 import base64
 from html.parser import HTMLParser
@@ -15,7 +15,7 @@ from tests.datasets.miniatures import MINIATURES, mask
 
 
 class Cells(HTMLParser):
-    """The rows of all tables as lists of text."""
+    """The cells of all tables, row by row."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,7 @@ def page_of(tmp_path, name):
     return report, (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
-def test_our_row_stands_among_the_papers(tmp_path):
+def test_our_row_is_in_the_published_table(tmp_path):
     _, page = page_of(tmp_path, "davis2016")
     cells = Cells()
     cells.feed(page)
@@ -62,7 +62,7 @@ def test_our_row_stands_among_the_papers(tmp_path):
     assert "<b>masks" not in page and "&lt;b&gt;masks" in page
 
 
-def test_detection_has_the_papers_success_rate(tmp_path):
+def test_detection_reports_the_success_rate(tmp_path):
     report, page = page_of(tmp_path, "moca_filter")
     cells = Cells()
     cells.feed(page)
@@ -71,7 +71,7 @@ def test_detection_has_the_papers_success_rate(tmp_path):
     assert ours[-1] == f"{report['mean']['paper']['SR']:.3f}"
 
 
-def test_strip_shows_truth_above_and_what_was_found_below(tmp_path):
+def test_strip_shows_ground_truth_above_prediction(tmp_path):
     MINIATURES["davis2016"](tmp_path)
     (sequence,) = find_benchmark_sequences(BENCHMARKS["davis2016"], tmp_path)
     frames = list(range(8))
@@ -100,7 +100,7 @@ def training(**changes):
     return TrainingSummary(**{**values, **changes})
 
 
-def test_the_page_of_a_training(tmp_path):
+def test_training_page(tmp_path):
     path = tmp_path / "deep" / "report.html"
     write_training_page(path, training())
     page = path.read_text(encoding="utf-8")
@@ -116,7 +116,7 @@ def test_the_page_of_a_training(tmp_path):
     assert list(path.parent.iterdir()) == [path]  # nothing half-written stays
 
 
-def test_a_training_that_was_stopped_at_once_has_a_page(tmp_path):
+def test_page_of_a_run_without_evaluations(tmp_path):
     path = tmp_path / "report.html"
     phases = {"step": 0.0, "compile": 0.0}
     write_training_page(path, training(scores=[], strips={}, phases=phases, steps=(60, 60)))

@@ -1,4 +1,4 @@
-"""What a person looks at: overlays, flow colours, contact sheets."""
+"""Overlays, flow colours, contact sheets, grids."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from oclr_jax.show.overlay import paint_ids, paint_label, paint_mask
 GREY = np.full((120, 160, 3), 100, np.uint8)
 
 
-def test_objects_take_their_colours_and_the_rest_stays():
+def test_objects_are_tinted_and_the_background_is_unchanged():
     ids = np.zeros((120, 160), np.uint8)
     ids[10:60, 10:60], ids[70:110, 90:150] = 1, 2
     painted = paint_ids(GREY, ids)
@@ -22,7 +22,7 @@ def test_objects_take_their_colours_and_the_rest_stays():
     far[7:63, 7:63] = far[67:113, 87:153] = False
     assert (painted[far] == 100).all()
     assert (GREY == 100).all()
-    # The contour is stronger than the tint inside.
+    # The contour is stronger than the tint.
     assert painted[10, 35, 0] > painted[15, 35, 0]
 
 
@@ -31,7 +31,7 @@ def test_a_frame_without_objects_is_unchanged():
 
 
 @pytest.mark.parametrize("number", [1, 3, 255])
-def test_masks_of_one_pixel_in_a_corner_and_of_the_whole_frame(number):
+def test_single_pixel_masks_and_full_frame_masks(number):
     for size in ((120, 160), (16, 16)):
         ids = np.zeros(size, np.uint8)
         ids[-1, -1] = number
@@ -69,7 +69,7 @@ def test_flow_strength_scales_with_the_longest():
     strong, pale = flow_to_rgb(flow, 1.0), flow_to_rgb(flow, 50.0)
     assert pale.mean() > strong.mean() + 20
     assert flow_to_rgb(np.zeros((4, 4, 2), np.float32)).min() == 255
-    # A field of noise under one pixel does not fill the wheel.
+    # Noise below one pixel stays pale.
     assert flow_to_rgb(0.01 * flow).min() > 230
 
 
@@ -87,7 +87,7 @@ def test_contact_sheet_shows_rows_and_the_front_object_on_top():
     height, width, _ = two_in_front.shape
     assert height > 4 * 96 and width > 3 * 128
     changed = np.nonzero((two_in_front != one_in_front).any(-1))[0]
-    # Only the last row tells the order.
+    # Only the last row depends on the order.
     assert changed.min() > height - 110
     # The overlap is greener where object 2 is in front.
     left = width - 3 * 134
