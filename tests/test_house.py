@@ -167,7 +167,7 @@ def test_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path):
     for name in (*CODE, "tests", "colabs"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, ignore=ignore)
-    for name in ("setup.py", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
     out = subprocess.run([*command, "-w", tmp_path, source], capture_output=True, text=True)
@@ -179,6 +179,7 @@ def test_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path):
     # A folder without __init__.py, or a data file that setup.py forgot, would be missing.
     wanted = python_files("oclr_jax", "data_pipelines")
     wanted += [*(ROOT / "oclr_jax").rglob("*.safetensors"), *(ROOT / "oclr_jax").rglob("*.json")]
+    wanted += [ROOT / package / "py.typed" for package in tops]
     assert {path.relative_to(ROOT).as_posix() for path in wanted} <= set(names)
 
 
