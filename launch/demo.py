@@ -8,7 +8,6 @@ import json
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
@@ -21,6 +20,7 @@ from oclr_jax.show.contact_sheet import contact_sheet
 from oclr_jax.show.grid import evenly_spaced
 from oclr_jax.video.png import read_ids, write_png
 from oclr_jax.video.reader import open_video
+from oclr_jax.video.resize import resize_ids
 from oclr_jax.video.writer import video_writer
 
 OUTPUT = Path(__file__).resolve().parents[1] / "demo_output"
@@ -88,13 +88,12 @@ def print_scores(output: Path, record: SegmentationRecord, sample: Sample) -> No
     """Prints J of the clip's objects, each matched once, over the whole clip, by its modal J."""
     stems = [f"{frame:05d}" for frame in range(record["video"]["frames"])]
     found, found_amodal = read_modal(output, stems), read_amodal(output, record, stems)
-    size = (record["video"]["width"], record["video"]["height"])
+    height, width = record["video"]["height"], record["video"]["width"]
     ids = [entry["id"] for entry in record["objects"]]
     objects = range(int((sample["layer_order"] >= 0).sum()))
 
     def enlarged(masks: np.ndarray) -> Bool[np.ndarray, "t h w"]:
-        masks = masks.astype(np.uint8)
-        return np.stack([cv2.resize(m, size, interpolation=cv2.INTER_NEAREST) for m in masks]) > 0
+        return np.stack([resize_ids(m.astype(np.uint8), height, width) for m in masks]) > 0
 
     modal = [enlarged(sample["segmentations"] == layer + 1) for layer in objects]
     j = np.array([[jaccard(found == id, truth).mean() for id in ids] for truth in modal])

@@ -23,7 +23,7 @@ from oclr_jax.flow import DIS, resize_flow
 from oclr_jax.ops.flow_metrics import photometric_error
 from oclr_jax.video.png import read_ids
 from oclr_jax.video.reader import open_video
-from oclr_jax.video.resize import resize_image
+from oclr_jax.video.resize import resize_ids, resize_image
 
 MODEL_GRID = (128, 224)
 WARP_GRID = (240, 427)
@@ -105,8 +105,8 @@ def _segment(residual: np.ndarray) -> np.ndarray:
 
 
 def _jaccard(found: np.ndarray, mask: np.ndarray) -> float:
-    found = cv2.resize(found.astype(np.uint8), mask.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    return (mask & (found > 0)).sum() / max(1, (mask | (found > 0)).sum())
+    found = resize_ids(found.astype(np.uint8), *mask.shape) > 0
+    return (mask & found).sum() / max(1, (mask | found).sum())
 
 
 def _warp_error(flow: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
@@ -19,6 +18,7 @@ from oclr_jax.ops.metrics import assign, jaccard, order_accuracy
 from oclr_jax.tracks import modal_layers
 from oclr_jax.video.names import natural_sorted, without_junk
 from oclr_jax.video.png import read_ids
+from oclr_jax.video.resize import resize_ids
 
 # An object that covers a smaller share of a window than this is not there.
 _ABSENT = 1e-6
@@ -181,8 +181,4 @@ def _nearest(
     height, width = size
     if masks.shape[1:3] == (height, width):
         return masks
-    resized = [
-        cv2.resize(frame.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-        for frame in masks
-    ]
-    return np.stack(resized).reshape(len(masks), height, width, -1) > 0
+    return np.stack([resize_ids(frame.astype(np.uint8), height, width) for frame in masks]) > 0

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, UInt8
 from oclr_jax.show.flow_color import color_scale, flow_to_rgb
 from oclr_jax.show.grid import picture_grid
 from oclr_jax.show.overlay import paint_ids, paint_label, paint_mask
-from oclr_jax.video.resize import resize_image
+from oclr_jax.video.resize import resize_ids, resize_image
 
 _GAP = 6  # white pixels between pictures
 _ROW_TITLES = ("frame", "flow", "modal", "amodal\nid: depth\n(0 = front)")
@@ -49,7 +49,7 @@ def contact_sheet(
             [
                 frame,
                 resize_image(flow_to_rgb(flow[index], longest), height, width),
-                paint_ids(frame, _nearest(modal[index], height, width)),
+                paint_ids(frame, resize_ids(modal[index], height, width)),
                 _paint_amodal(frame, amodal[index], ids, depth_ranks),
             ]
         )
@@ -68,7 +68,7 @@ def _paint_amodal(
     image = cv2.addWeighted(frame, 0.4, np.full_like(frame, 255), 0.6, 0)
     back_to_front = sorted(range(len(ids)), key=lambda layer: -depth_ranks[layer])
     masks = {
-        layer: _nearest(amodal[..., layer].astype(np.uint8), height, width)
+        layer: resize_ids(amodal[..., layer].astype(np.uint8), height, width)
         for layer in back_to_front
     }
     for layer in back_to_front:
@@ -76,7 +76,3 @@ def _paint_amodal(
     for layer in back_to_front:
         paint_label(image, masks[layer], ids[layer], f"{ids[layer]}: {depth_ranks[layer]}")
     return image
-
-
-def _nearest(mask: UInt8[np.ndarray, "h w"], height: int, width: int) -> UInt8[np.ndarray, "H W"]:
-    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)

@@ -2,7 +2,7 @@
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Shaped, UInt8
 
 
 def resize_image(
@@ -29,6 +29,14 @@ def resize_image(
 def resize_mask(
     mask: Bool[np.ndarray, "h w"], height: int, width: int
 ) -> Bool[np.ndarray, "height width"]:
-    """A mask of the model grid at the frame's size: bilinear, thresholded again."""
+    """Resizes a binary mask bilinearly and thresholds it at 0.5."""
     soft = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     return soft > 0.5
+
+
+def resize_ids(
+    ids: UInt8[np.ndarray, "h w *k"], height: int, width: int
+) -> UInt8[np.ndarray, "height width *k"]:
+    """Resizes object ids, or several masks at once, by nearest neighbour."""
+    resized = cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST)
+    return resized.reshape(height, width, *ids.shape[2:])
