@@ -1,4 +1,4 @@
-"""Arrays in a temporary file, so that memory does not grow with the length of a video."""
+"""Data that does not stay in memory: a temporary file of arrays, and the user's cache folder."""
 
 import os
 import tempfile
@@ -6,6 +6,7 @@ import threading
 import weakref
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,12 @@ import numpy as np
 from oclr_jax.errors import UserError
 
 _LEVEL = 1  # of zlib: soft masks shrink to a tenth, in less than a millisecond
+
+
+def cache_folder(name: str) -> Path:
+    """The folder `name` in this program's cache, which XDG_CACHE_HOME moves; it may not exist."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(caches) / "oclr_jax" / name
 
 
 class ArrayFile:

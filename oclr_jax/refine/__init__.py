@@ -1,0 +1,1 @@
+"""Refinement of tracks by appearance, the second paper."""
