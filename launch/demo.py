@@ -1,4 +1,4 @@
-"""Segments a video, or a clip of the project's own generator, and shows what came out.
+"""Segments a video, or a generated clip, and draws a contact sheet of the result.
 
 Run by `launch/demo.sh`. Results go to `demo_output/<name of the video>/` in the checkout.
 """
@@ -74,18 +74,22 @@ def read_modal(output: Path, stems: list[str]) -> UInt8[np.ndarray, "t h w"]:
 def read_amodal(
     output: Path, record: SegmentationRecord, stems: list[str]
 ) -> Bool[np.ndarray, "t h w k"]:
-    """The amodal masks of all objects of a result, in the order of objects.json."""
+    """Reads the amodal masks of all objects of a result, in the order of objects.json.
+
+    A frame in which an object is absent has no file; its mask is empty.
+    """
     shape = (len(stems), record["video"]["height"], record["video"]["width"])
     masks = np.zeros((*shape, len(record["objects"])), bool)
     for layer, entry in enumerate(record["objects"]):
         for frame, stem in enumerate(stems):
             path = output / "amodal" / str(entry["id"]) / f"{stem}.png"
-            masks[frame, ..., layer] = read_ids(path) > 0
+            if path.is_file():
+                masks[frame, ..., layer] = read_ids(path) > 0
     return masks
 
 
 def print_scores(output: Path, record: SegmentationRecord, sample: Sample) -> None:
-    """Prints J of the clip's objects, each matched once, over the whole clip, by its modal J."""
+    """Prints J of the clip's objects over the whole clip, matched one to one on modal J."""
     stems = [f"{frame:05d}" for frame in range(record["video"]["frames"])]
     found, found_amodal = read_modal(output, stems), read_amodal(output, record, stems)
     height, width = record["video"]["height"], record["video"]["width"]
@@ -114,7 +118,7 @@ def print_scores(output: Path, record: SegmentationRecord, sample: Sample) -> No
 def draw_sheet(
     video: str | Path, output: Path, record: SegmentationRecord
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The contact sheet of a result: frames evenly over the video, each with its flow."""
+    """Draws the contact sheet of a result: evenly spaced frames, each with its flow and masks."""
     last = record["video"]["frames"] - 1
     chosen = evenly_spaced(last, SHEET_FRAMES)
     source = open_video(video)

@@ -148,6 +148,11 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         type=_path("--flow"),
         help=f"{_ESTIMATORS}, or a folder of flow files (default: the estimator of the weights)",
     )
+    parser.add_argument(
+        "--refine",
+        metavar="NAMES",
+        help="refiners of the tracks, separated by commas, applied in order (default: none)",
+    )
     parser.add_argument("--quiet", action="store_true", help="print no progress")
 
 
@@ -206,6 +211,7 @@ def _segment(options: argparse.Namespace) -> None:
         options.output,
         weights=options.weights,
         flow=options.flow,
+        refine=_names(options.refine),
         overlay=not options.no_overlay,
         overwrite=options.overwrite,
         keep_damaged=options.keep_damaged,
@@ -230,10 +236,10 @@ def _evaluation_report(options: argparse.Namespace) -> dict[str, Any]:
     from oclr_jax.evaluate import evaluate_dataset, evaluate_synthetic
 
     if options.dataset in SYNTHETIC:
-        if options.results or options.flow or options.gap or options.protocol:
+        if any((options.results, options.flow, options.gap, options.protocol, options.refine)):
             raise UserError(
                 f"{options.dataset} is scored with a model, the flow of the dataset and the "
-                "protocol paper; leave out --results, --flow, --gap and --protocol."
+                "protocol paper; leave out --results, --flow, --gap, --protocol and --refine."
             )
         return evaluate_synthetic(
             options.dataset, options.data, options.weights, options.output, options.quiet
@@ -245,10 +251,15 @@ def _evaluation_report(options: argparse.Namespace) -> dict[str, Any]:
         flow=options.flow,
         gap=options.gap,
         results=options.results,
-        protocols=options.protocol.split(",") if options.protocol else None,
+        refine=_names(options.refine),
+        protocols=_names(options.protocol),
         output=options.output,
         quiet=options.quiet,
     )
+
+
+def _names(option: str | None) -> list[str]:
+    return option.split(",") if option else []
 
 
 def _flow(options: argparse.Namespace) -> None:

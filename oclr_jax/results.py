@@ -1,4 +1,4 @@
-"""The record of a segmented video: what objects.json holds."""
+"""The record of a segmented video: the content of objects.json."""
 
 from typing import Any, TypedDict
 
@@ -6,7 +6,12 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from pycocotools import mask as coco
 
-SCHEMA_VERSION = 1
+from oclr_jax.tracks import Track
+from oclr_jax.video.clip import Clip
+
+# Since 2, amodal/<id> has no files of frames in which the object is absent, and refiners are
+# recorded.
+SCHEMA_VERSION = 2
 # Everything that `oclr segment` writes into its output folder, the record last; nothing else there
 # is touched.
 RESULT_NAMES = ("masks", "amodal", "overlay.mp4", "objects.json")
@@ -24,15 +29,15 @@ class FrameEntry(TypedDict):
 
     frame: int  # number in the video, from 0
     stem: str  # name of the frame's files, without suffix
-    modal: RLE  # what is seen of the object
-    amodal: RLE  # with what lies hidden behind other objects
-    box: list[int]  # [x, y, width, height] of what is seen, in pixels; zeros where it is hidden
-    area: int  # pixels that are seen
-    score: float  # mean foreground probability inside the amodal mask, on the model's grid
+    modal: RLE  # the visible part: a refiner's mask if there is one, else from the amodal masks
+    amodal: RLE  # the flow model's mask, occluded parts included; empty if it found none
+    box: list[int]  # [x, y, width, height] of the modal mask, in pixels; zeros if it is empty
+    area: int  # pixels of the modal mask
+    score: float  # mean foreground probability inside the mask; see `Track.frame_score`
 
 
 class ObjectEntry(TypedDict):
-    """One object of the video; frames in which it has no mask are left out."""
+    """One object of the video; frames in which both of its masks are empty are left out."""
 
     id: int  # value of its pixels in masks/, name of its folder in amodal/
     depth_rank: int  # 0 in front
@@ -61,8 +66,55 @@ class SegmentationRecord(TypedDict):
 
     schema_version: int
     video: VideoEntry
-    settings: dict[str, Any]  # weights, flow and thresholds that were used
+    settings: dict[str, Any]  # weights, flow, thresholds and refiners that were used
     objects: list[ObjectEntry]  # by id
+
+
+def track_entries(
+    tracks: list[Track],
+    frame: int,
+    stem: str,
+    ids: UInt8[np.ndarray, "h w"],
+    amodal: dict[int, Bool[np.ndarray, "h w"]],
+) -> dict[int, FrameEntry]:
+    """Describes the objects of one frame by id, given the masks that `frame_masks` composed."""
+    by_id = {track.id: track for track in tracks}
+    return {
+        id: frame_entry(frame, stem, ids == id, mask, by_id[id].frame_score(frame))
+        for id, mask in amodal.items()
+    }
+
+
+def make_record(
+    clip: Clip,
+    settings: dict[str, Any],
+    tracks: list[Track],
+    entries: list[dict[int, FrameEntry]],
+    moves: bool,
+) -> SegmentationRecord:
+    """Builds the content of objects.json from the entries of each frame by id.
+
+    Objects that are in no frame are left out.
+    """
+    objects = []
+    for track in tracks:
+        frames = [found[track.id] for found in entries if track.id in found]
+        if frames:
+            objects.append(object_entry(track.id, track.rank, frames))
+    video = VideoEntry(
+        name=clip.name,
+        frames=clip.count,
+        height=clip.height,
+        width=clip.width,
+        fps=float(clip.fps),
+        times=[round(float(time), 6) for time in clip.times],
+        pixel_aspect=list(clip.pixel_aspect.as_integer_ratio()),
+        shots=[[shot.start, shot.stop - 1] for shot in clip.shots],
+        moves=moves,
+    )
+    return SegmentationRecord(
+        schema_version=SCHEMA_VERSION, video=video, settings=settings, objects=objects
+    )
 
 
 def frame_entry(
@@ -72,7 +124,7 @@ def frame_entry(
     amodal: Bool[np.ndarray, "h w"],
     score: float,
 ) -> FrameEntry:
-    """Describes one object in one frame; the masks are kept as run-length codes only."""
+    """Describes one object in one frame; of its masks only the run-length codes are kept."""
     seen = encode_rle(modal)
     return FrameEntry(
         frame=frame,
@@ -86,7 +138,7 @@ def frame_entry(
 
 
 def object_entry(id: int, depth_rank: int, frames: list[FrameEntry]) -> ObjectEntry:
-    """Describes one object from its frames, of which there is at least one, in their order."""
+    """Describes one object from its frames in order, of which there is at least one."""
     return ObjectEntry(
         id=id,
         depth_rank=depth_rank,
@@ -98,6 +150,6 @@ def object_entry(id: int, depth_rank: int, frames: list[FrameEntry]) -> ObjectEn
 
 
 def encode_rle(mask: Bool[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]) -> RLE:
-    """A binary mask as COCO's run-length code, its counts as text for JSON."""
+    """Encodes a binary mask as COCO's run-length code, with its counts as text for JSON."""
     code = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return RLE(size=[int(side) for side in code["size"]], counts=code["counts"].decode("ascii"))

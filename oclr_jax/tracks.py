@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float, Float32, Real, UInt8
 from oclr_jax.storage import ArrayFile, StoredArray
 from oclr_jax.video.resize import resize_mask
 
+_FASTEST = 1  # compression level; soft masks shrink to a tenth even so
+
 
 @dataclass(frozen=True)
 class StoredMask:
@@ -38,17 +40,20 @@ class StoredMask:
 class StoredProbability:
     """The foreground probability of one object in one frame, in 256 steps, in a temporary file."""
 
-    levels: StoredArray
+    shape: tuple[int, int]
+    packed: StoredArray  # compressed bytes
 
     @classmethod
     def encode(cls, probability: Float[np.ndarray, "h w"], file: ArrayFile) -> "StoredProbability":
         """Stores probabilities in 0..1; those above 0.5 stay above it, the others below."""
         levels = np.clip(np.ceil(probability * 256) - 1, 0, 255).astype(np.uint8)
-        return cls(file.append(levels))
+        packed = compress(np.ascontiguousarray(levels), _FASTEST)
+        return cls(probability.shape, file.append(np.frombuffer(packed, np.uint8)))
 
     def decode(self) -> Float32[np.ndarray, "h w"]:
         """Returns the probabilities, each within 1/512 of what was stored."""
-        return (self.levels.read() + np.float32(0.5)) / np.float32(256)
+        levels = np.frombuffer(decompress(self.packed.read()), np.uint8).reshape(self.shape)
+        return (levels + np.float32(0.5)) / np.float32(256)
 
 
 @dataclass
@@ -88,20 +93,21 @@ def frame_masks(
     From front to back, every object takes the pixels of its modal mask, or else of its amodal mask,
     that no object in front of it has taken.
 
-    Returns the id of the object that is visible at each pixel (0 for none), and the amodal masks
-    by id, empty ones left out.
+    Returns the id of the object that is visible at each pixel (0 for none), and by id the amodal
+    masks of the objects that are present: those that are visible or have an amodal mask.
     """
     ids, present = np.zeros((height, width), np.uint8), {}
     for track in sorted(tracks, key=lambda track: track.rank):
-        amodal = modal = None
+        amodal = np.zeros((height, width), bool)
         if frame in track.amodal:
-            amodal = modal = resize_mask(track.amodal[frame].decode(), height, width)
-            if amodal.any():
-                present[track.id] = amodal
+            amodal = resize_mask(track.amodal[frame].decode(), height, width)
+        modal = amodal
         if frame in track.modal:
             modal = resize_mask(track.modal[frame].decode(), height, width)
-        if modal is not None:
-            ids[modal & (ids == 0)] = track.id
+        visible = modal & (ids == 0)
+        ids[visible] = track.id
+        if amodal.any() or visible.any():
+            present[track.id] = amodal
     return ids, present
 
 

@@ -24,7 +24,7 @@ FLOORS = (
     {"torch_import", "datasets"},
     {"weights", "show", "results"},
     {"flow"},
-    {"oclr"},
+    {"oclr", "refine"},
     {"pipeline", "train"},
     {"evaluate"},
     {"cli"},

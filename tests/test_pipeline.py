@@ -22,6 +22,7 @@ from oclr_jax.oclr import predict
 from oclr_jax.ops.layering import overlap_order
 from oclr_jax.ops.metrics import jaccard
 from oclr_jax.pipeline import segment_to_folder, segment_video
+from oclr_jax.refine.refiner import REFINERS
 from oclr_jax.video.clip import open_clip
 from oclr_jax.video.png import read_ids
 from oclr_jax.video.writer import video_writer
@@ -172,8 +173,11 @@ def test_the_folder_of_results(tmp_path):
     with Image.open(output / "masks" / "3.png") as image:
         assert image.mode == "P" and image.getpalette()[3:6] == [128, 0, 0]
     for id, amodal in expected.amodal.items():
-        found = np.stack([read_ids(output / "amodal" / str(id) / f"{stem}.png") for stem in stems])
-        assert np.array_equal(found, amodal * np.uint8(255))
+        for frame, stem in enumerate(stems):
+            path = output / "amodal" / str(id) / f"{stem}.png"
+            assert path.is_file() == amodal[frame].any()
+            if path.is_file():
+                assert np.array_equal(read_ids(path), amodal[frame] * np.uint8(255))
     assert json.loads((output / "objects.json").read_text(encoding="utf-8")) == record
     overlay = open_clip(output / "overlay.mp4")
     assert (overlay.count, overlay.fps) == (9, 24)
@@ -183,11 +187,27 @@ def test_the_folder_of_results(tmp_path):
     assert sorted(path.name for path in output.parent.iterdir()) == ["out"]
 
 
+def test_amodal_masks_are_written_where_the_object_is(tmp_path):
+    """Objects of one shot have no files in the other."""
+    frames = np.concatenate([moving_clip(7), 255 - moving_clip(9, seed=10)])
+    record = segment_to_folder(write_frames(tmp_path / "frames", frames), tmp_path / "out")
+    files = {
+        folder.name: sorted(int(path.stem) for path in folder.iterdir())
+        for folder in (tmp_path / "out" / "amodal").iterdir()
+    }
+    assert files == {
+        **dict.fromkeys("12", list(range(7))),
+        **dict.fromkeys("34", list(range(7, 16))),
+    }
+    for entry in record["objects"]:
+        assert [found["frame"] for found in entry["frames"]] == files[str(entry["id"])]
+
+
 def test_the_record_describes_the_masks(tmp_path):
     frames = moving_clip(7)
     result = segment_video(write_frames(tmp_path / "frames", frames))
     record = result.record
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == 2
     assert record["video"]["name"] == "frames" and record["video"]["frames"] == 7
     assert record["settings"]["weights"] == "motion"
     assert record["settings"]["flow"] == INFO.flow
@@ -253,7 +273,27 @@ def test_overwrite_replaces_results_and_nothing_else(tmp_path):
     assert not (output / "overlay.mp4").exists(), "an old overlay beside new masks would mislead"
 
 
-def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path):
+class KeepsNothing:
+    """A refiner that reads all it is offered, as one that holds a frame at a time does."""
+
+    name = "keeps nothing"
+
+    def settings(self):
+        return {}
+
+    def __call__(self, video, tracks):
+        for frame, _ in enumerate(video.frames("reading")):
+            assert video.flow(frame) is not None
+            for track in tracks:
+                if frame in track.amodal_probability:
+                    soft = track.amodal_probability[frame].decode()
+                    track.modal_probability[frame] = video.store_probability(soft)
+        return tracks
+
+
+@pytest.mark.parametrize("refine", [[], ["keeps nothing"]])
+def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path, monkeypatch, refine):
+    monkeypatch.setitem(REFINERS, "keeps nothing", KeepsNothing)
     frames = moving_clip(20).repeat(3, axis=1).repeat(3, axis=2)
     there_and_back = np.concatenate([frames, frames[-2:0:-1]])
     peaks = {}
@@ -264,7 +304,7 @@ def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path):
             for number in range(length):
                 add_frame(there_and_back[number % len(there_and_back)])
         tracemalloc.start()
-        record = segment_to_folder(video, tmp_path / str(length), overwrite=True)
+        record = segment_to_folder(video, tmp_path / str(length), refine=refine, overwrite=True)
         peaks[length] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert len(record["objects"]) >= 2

@@ -74,9 +74,18 @@ def test_a_modal_mask_may_be_empty_or_stand_alone():
     hidden = Track(1, rank=0, shot=0, amodal={0: stored("##")}, modal={0: stored("..")})
     found = Track(2, rank=1, shot=0, modal={0: stored("##"), 1: stored("#.")})
     ids, amodal = frame_masks([hidden, found], 0, 1, 2)
-    assert ids.tolist() == [[2, 2]] and set(amodal) == {1}
+    assert ids.tolist() == [[2, 2]]
+    assert amodal[1].all() and not amodal[2].any()
     ids, amodal = frame_masks([hidden, found], 1, 1, 2)
-    assert ids.tolist() == [[2, 0]] and not amodal
+    assert ids.tolist() == [[2, 0]] and set(amodal) == {2}
+
+
+def test_only_objects_that_are_present_have_an_entry():
+    """A modal mask that another object hides makes none, an amodal mask alone does."""
+    front = Track(1, rank=0, shot=0, amodal={0: stored("##")}, modal={1: stored("..")})
+    hidden = Track(2, rank=1, shot=0, modal={0: stored("##")})
+    assert set(frame_masks([front, hidden], 0, 1, 2)[1]) == {1}
+    assert set(frame_masks([front, hidden], 1, 1, 2)[1]) == set()
 
 
 def test_masks_of_a_frame_may_have_their_own_resolution():

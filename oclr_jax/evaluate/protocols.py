@@ -1,7 +1,7 @@
-"""The protocols: how what was found is matched to the truth, and what is then measured.
+"""The protocols: how predictions are matched to the ground truth, and what is measured then.
 
-Every protocol turns predicted ids into ids of the truth; the measures are the same for all. Only
-annotated frames are seen here.
+Every protocol turns predicted ids into ids of the ground truth. The metrics are the same for all.
+Only annotated frames are considered here.
 """
 
 from collections.abc import Iterable
@@ -23,42 +23,50 @@ from oclr_jax.ops.metrics import (
     present_ids,
 )
 
+# Protocols that score windows of frames, as the model predicts them. All others score tracks over
+# the whole sequence, after the refiners.
+_ON_WINDOWS = ("paper",)
 # An object that covers more of the image's border than this, on average, is background.
 _BACKGROUND_BORDER = 0.5
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was found in a sequence."""
+    """The predicted masks of a sequence."""
 
-    # By window: numbers of the frames and the id seen at each pixel; a later window replaces the
-    # frames that it shares with the one before.
+    # By window: frame numbers, and the id that is visible at each pixel. A later window replaces
+    # the frames that it shares with the one before. Empty if no protocol needs windows.
     windows: list[tuple[list[int], UInt8[np.ndarray, "n h w"]]]
-    # The same over the whole sequence, ids that stay; None where no protocol needs them.
+    # The same over the whole sequence, with ids that persist; None if no protocol needs them.
     tracks: UInt8[np.ndarray, "t h w"] | None
-    chosen: bool  # whether whoever made the masks left only foreground in them
+    foreground_only: bool  # whether every object is meant as foreground, as in masks of a folder
 
     def at(self, frames: list[int]) -> "Prediction":
-        """With the tracks of the annotated frames alone."""
+        """Restricts the tracks to the annotated frames."""
         return self if self.tracks is None else replace(self, tracks=self.tracks[frames])
 
 
-# By object and measure, one value for each frame that counts.
+# By object and metric, one value for each scored frame.
 Values = dict[str, dict[str, Float64[np.ndarray, "n"]]]
 
 
-def match(protocol: str, found: Prediction, truth: Truth) -> UInt8[np.ndarray, "t h w"]:
-    """Ids of the truth, 0 for none, in every annotated frame, as the protocol says.
+def on_windows(protocol: str) -> bool:
+    """Whether a protocol scores windows, as the model predicts them, and not tracks."""
+    return protocol in _ON_WINDOWS
 
-    Raises UserError where the protocol does not fit what was found.
+
+def match(protocol: str, found: Prediction, truth: Truth) -> UInt8[np.ndarray, "t h w"]:
+    """Ids of the ground truth, 0 for none, in every annotated frame, under the protocol.
+
+    Raises UserError if the protocol does not apply to these predictions.
     """
-    if protocol == "paper":
+    if on_windows(protocol):
         return _match_windows(found.windows, truth)
     tracks = found.tracks
     if protocol == "union":
         return (tracks > 0).astype(np.uint8)
     if protocol == "no-oracle":
-        return np.isin(tracks, _foreground(tracks, found.chosen)).astype(np.uint8)
+        return np.isin(tracks, _foreground(tracks, found.foreground_only)).astype(np.uint8)
     if protocol == "sequence-oracle":
         proposals, objects = present_ids(tracks), truth.objects
         similarity = overlaps(tracks, proposals, truth.ids, objects).mean(axis=2)
@@ -66,8 +74,8 @@ def match(protocol: str, found: Prediction, truth: Truth) -> UInt8[np.ndarray, "
     return match_proposals(tracks, truth)
 
 
-def measure(protocol: str, matched: UInt8[np.ndarray, "t h w"], truth: Truth) -> Values:
-    """J and F of each object (by id) in the frames that count; on MoCA the overlap of boxes."""
+def frame_metrics(protocol: str, matched: UInt8[np.ndarray, "t h w"], truth: Truth) -> Values:
+    """J and F of each object (by id) in the scored frames; on MoCA the IoU of boxes."""
     frames = truth.counted(protocol)
     if truth.boxes:
         boxes = truth.boxes[frames]
@@ -101,11 +109,11 @@ def _first_frame_objects(truth: Truth) -> list[int]:
 
 
 def _match_windows(windows: Iterable, truth: Truth) -> UInt8[np.ndarray, "t h w"]:
-    """Per window the layers are matched to the truth on mean IoU (Hungarian).
+    """Matches the layers of each window to the ground truth on mean IoU (Hungarian).
 
     An object without a layer is empty in the whole window. On SegTrackv2 and FBMS-59 the published
-    program takes all layers together; on the multi-object benchmarks its matched masks are then
-    given to the official evaluator, which matches them once more.
+    program joins all layers into one; on the multi-object benchmarks it passes its matched masks to
+    the official evaluator, which matches them again.
     """
     matched = np.zeros_like(truth.ids)
     index_of = {frame: index for index, frame in enumerate(truth.frames)}
@@ -127,8 +135,8 @@ def _match_windows(windows: Iterable, truth: Truth) -> UInt8[np.ndarray, "t h w"
 def match_proposals(tracks: UInt8[np.ndarray, "t h w"], truth: Truth) -> UInt8[np.ndarray, "t h w"]:
     """The official multi-object rule of DAVIS 2017: one assignment on mean J and F together.
 
-    Proposals are all ids up to the largest; they are filled up with empty ones to as many as there
-    are objects. Raises UserError for more than 20.
+    Proposals are all ids up to the largest, padded with empty ones to the number of objects. Raises
+    UserError for more than 20.
     """
     objects = _first_frame_objects(truth)
     largest = int(tracks.max(initial=0))
@@ -153,7 +161,7 @@ def overlaps(
     truth: UInt8[np.ndarray, "t h w"],
     objects: list[int],
 ) -> Float64[np.ndarray, "n m t"]:
-    """J of every proposal with every object in each frame; VOID of the truth does not count."""
+    """J of every proposal with every object in each frame, without the VOID pixels of the truth."""
     tables = np.zeros((len(proposals), len(objects), len(found)))
     for frame, (here, there) in enumerate(zip(found, truth, strict=True)):
         joint = np.bincount(
@@ -166,15 +174,14 @@ def overlaps(
     return tables
 
 
-def _foreground(tracks: UInt8[np.ndarray, "t h w"], chosen: bool) -> list[int]:
-    """The ids that are foreground, without looking at the truth.
+def _foreground(tracks: UInt8[np.ndarray, "t h w"], foreground_only: bool) -> list[int]:
+    """The ids that are foreground, chosen without the ground truth.
 
-    All but what lies around the image: an object that covers more than half of the border in the
-    mean over its frames is background that moves, as the MoCA evaluator has it. Masks of another
-    program hold what that program chose.
+    An object that covers more than half of the image border, in the mean over its frames, is moving
+    background, as in the MoCA evaluator. Masks from a folder are all foreground.
     """
     ids = present_ids(tracks)
-    if chosen:
+    if foreground_only:
         return ids
     shares = {
         id: np.mean([border_share(frame == id) for frame in tracks if (frame == id).any()])
@@ -189,7 +196,7 @@ def _renamed(
     objects: list[int],
     similarity: Float64[np.ndarray, "n m"],
 ) -> UInt8[np.ndarray, "t h w"]:
-    """The proposals under the names of the objects they fit best; the others are dropped."""
+    """Renames proposals to the objects that they match best, and drops the others."""
     names = np.zeros(256, np.uint8)
     for row, column in assign(similarity):
         names[proposals[row]] = objects[column]

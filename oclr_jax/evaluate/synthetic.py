@@ -11,9 +11,8 @@ from jaxtyping import Bool, Float32, Float64
 from oclr_jax.datasets.built import open_built
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate.scores import Record
-from oclr_jax.flow import FlowFolder, resize_flow
-from oclr_jax.oclr.predict import Segmenter, predict_window
-from oclr_jax.oclr.windows import frame_groups
+from oclr_jax.flow import FlowFolder, FrameFlow, resize_flow
+from oclr_jax.oclr.predict import Segmenter, predict_windows
 from oclr_jax.ops.metrics import assign, jaccard, order_accuracy
 from oclr_jax.tracks import modal_layers
 from oclr_jax.video.names import natural_sorted, without_junk
@@ -119,13 +118,13 @@ def score_synthetic(segmenter: Segmenter, sequence: SyntheticSequence) -> Record
     masks. First paper, section 4.2 and table 1; the published program's rule.
     """
     model, amodal, modal = segmenter.info.model, sequence.amodal(), sequence.modal()
-    flow = resize_flow(sequence.flow(), model.height, model.width)
+    fields = resize_flow(sequence.flow(), model.height, model.width)
+    flows = [FrameFlow(0, frame, field) for frame, field in enumerate(fields)]
     values: dict[int, list[tuple[float, float]]] = {}
     right = pairs = 0
-    for group in frame_groups(len(flow), model.frames):
-        frames = sorted(set(group))
-        probability, order = predict_window(segmenter, flow[group])
-        found = probability[: len(frames)] > 0.5
+    for layers in predict_windows(segmenter, flows):
+        found, order = layers.probability > 0.5, layers.order
+        frames = range(layers.start, layers.start + len(found))
         seen = modal_layers(found, order)
         modal_j, _ = _frame_j(_nearest(seen, modal.shape[1:3]), modal[frames])
         amodal_j, partner = _frame_j(_nearest(found, amodal.shape[1:3]), amodal[frames])

@@ -1,4 +1,4 @@
-"""The figures as lines of text and as CSV; the protocol's name beside every number."""
+"""The metrics as lines of text and as CSV, with the protocol beside every number."""
 
 import csv
 from pathlib import Path
@@ -6,45 +6,52 @@ from typing import Any
 
 from oclr_jax.files import replacing
 
-# What a row of the printed table shows, where it is measured.
+# Metrics in the printed table, if they were measured.
 _SHOWN = ("J&F", "J", "F", "SR", "J_amodal", "order")
 
 
 def format_table(report: dict[str, Any]) -> str:
-    """The report as lines of text."""
+    """The report as lines of text.
+
+    Beside every number stands its protocol, and whether that scores windows, as the flow model
+    predicts them, or tracks over the whole sequence, which refiners change.
+    """
     width = max(len(name) for name in [*report["sequences"], "mean"])
     lines = [f"{report['title']}, {describe(report)}"]
     lines += [f"  {name}: {what}" for name, what in report["protocols"].items()]
     for name, record in report["sequences"].items():
-        numbers = "   ".join(f"{_row(entry, protocol)}" for protocol, entry in record.items())
+        numbers = "   ".join(_row(report, protocol, entry) for protocol, entry in record.items())
         counted = " / ".join(sorted({entry["frames"] for entry in record.values()}))
         lines.append(f"{name:<{width}}   {numbers}   ({counted} frames)")
-    numbers = "   ".join(_row(entry, protocol) for protocol, entry in report["mean"].items())
+    numbers = "   ".join(_row(report, name, entry) for name, entry in report["mean"].items())
     return "\n".join([*lines, f"{'mean':<{width}}   {numbers}"])
 
 
 def describe(report: dict[str, Any]) -> str:
-    """What was scored, in words: masks of a folder, or weights, flow and gap."""
+    """What was scored: masks of a folder, or weights, flow, gap and refiners."""
     if report["results"]:
         return f"masks in {report['results']}"
     flow = report["flow"]
     name = flow.get("estimator", flow.get("folder"))
-    return f"weights {report['weights']}, flow {name} at gap {report['gap']}"
+    refiners = "".join(f", refiner {refiner['name']}" for refiner in report["refiners"])
+    return f"weights {report['weights']}, flow {name} at gap {report['gap']}{refiners}"
 
 
-def _row(entry: dict[str, Any], protocol: str) -> str:
+def _row(report: dict[str, Any], protocol: str, entry: dict[str, Any]) -> str:
     shown = [name for name in _SHOWN if isinstance(entry.get(name), float)]
-    return " ".join([protocol, *(f"{name} {entry[name]:.3f}" for name in shown)])
+    numbers = [f"{name} {entry[name]:.3f}" for name in shown]
+    return " ".join([f"{protocol} ({report['scored_on'][protocol]})", *numbers])
 
 
 def write_csv(path: Path, report: dict[str, Any]) -> None:
-    """One row for each object, sequence and protocol, and one for each mean."""
+    """Writes one row for each object, sequence and protocol, and one for each mean."""
     figures = list(dict.fromkeys(name for _, _, row in _rows(report) for name in row))
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["dataset", "gap", "protocol", "sequence", "object", *figures])
+        writer.writerow(["dataset", "gap", "protocol", "scored_on", "sequence", "object", *figures])
         for protocol, place, row in _rows(report):
-            head = [report["title"], report["gap"], protocol, *place]
+            scored_on = report["scored_on"][protocol]
+            head = [report["title"], report["gap"], protocol, scored_on, *place]
             writer.writerow([*head, *(row.get(name, "") for name in figures)])
 
 

@@ -1,11 +1,11 @@
-"""The model at work on a clip: windows of its flow, objects that are followed."""
+"""The flow model applied to a video: windows of flow in, layers and tracks out."""
 
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,15 +15,16 @@ from oclr_jax.flow import FrameFlow
 from oclr_jax.models.oclr import OCLR, OCLRConfig, composing_order
 from oclr_jax.oclr.tracking import WindowLayers, link_windows
 from oclr_jax.oclr.windows import stream_windows
+from oclr_jax.storage import ArrayFile
 from oclr_jax.tracks import Track
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import load_weights
 
-# A window in which 99.5% of the flow is shorter than this (pixels of the model grid) shows nothing
-# that moves. Noise and compression of a still 480p video stay below 0.25, a small object (0.8% of
-# the frame) that moves by 2 of 854 pixels a frame reaches 0.34.
+# Nothing moves in a window if 99.5% of its flow is shorter than this, in pixels of the model grid.
+# Noise and compression of a still 480p video stay below 0.25; a small object (0.8% of the frame)
+# that moves by 2 of 854 pixels a frame reaches 0.34.
 STILL_FLOW = 0.3
-# Neighbouring windows share this part of their frames, by which objects are followed.
+# Fraction of their frames that neighbouring windows share, through which objects are tracked.
 OVERLAP = 0.2
 
 PredictFn = Callable[
@@ -33,19 +34,29 @@ PredictFn = Callable[
 
 @dataclasses.dataclass(frozen=True)
 class Segmenter:
-    """A model ready for use."""
+    """A flow model that is ready to run."""
 
     params: Any
     info: WeightsInfo
     predict: PredictFn
 
 
+class FlowWindow(NamedTuple):
+    """The flow of consecutive frames of one shot, as the model takes it."""
+
+    shot: int
+    start: int  # number of its first frame in the video
+    count: int  # frames; the rest of `flow` repeats the last one
+    flow: Float32[np.ndarray, "t h w c"]  # (u, v) per gap, in pixels of the model grid
+
+
 @lru_cache(maxsize=4)
 def make_predict_fn(model: OCLR) -> PredictFn:
-    """A pure compiled function (params, flow) -> (amodal probabilities, order).
+    """Compiles the model as a pure function (params, flow) -> (amodal probabilities, order).
 
-    flow [b t h w c]: (u, v) per gap, pixels of the model grid. Amodal [b t h w k] in 0..1, layers
-    in no given order; order [b k], lowest = front. One program per shape of `flow`.
+    flow [b t h w c]: (u, v) per gap, in pixels of the model grid. Amodal probabilities [b t h w k]
+    in 0..1, the layers in no particular order; order [b k] is their pseudo-depth, lowest in front.
+    One program is compiled per shape of `flow`.
     """
 
     @jax.jit
@@ -57,7 +68,7 @@ def make_predict_fn(model: OCLR) -> PredictFn:
 
 
 def load_segmenter(weights: str | os.PathLike | None = None) -> Segmenter:
-    """Loads weights by name or file, None for those of the package. UserError where it cannot."""
+    """Loads weights by name or file, None for those of the package. Raises UserError on failure."""
     params, info = load_weights(weights)
     config = dataclasses.replace(info.model, remat=False)
     if jax.default_backend() == "cpu":  # where bfloat16 is slow
@@ -65,29 +76,58 @@ def load_segmenter(weights: str | os.PathLike | None = None) -> Segmenter:
     return Segmenter(jax.device_put(params), info, make_predict_fn(OCLR(config)))
 
 
-def find_tracks(segmenter: Segmenter, flows: Iterable[FrameFlow]) -> tuple[list[Track], bool]:
-    """The objects of a video and whether anything moves in it; see `link_windows`.
+def find_tracks(
+    segmenter: Segmenter, flows: Iterable[FrameFlow], probabilities: ArrayFile | None = None
+) -> tuple[list[Track], bool]:
+    """Tracks the objects of a video, window by window; see `link_windows`.
 
-    Windows in which nothing moves have no objects: the model is not asked.
+    Windows in which nothing moves have no objects, and the model is not run on them.
+
+    Args:
+      flows: of every frame, in order; frames of a shot follow one another.
+      probabilities: a file for the probabilities of the tracks; None if they are not needed.
+
+    Returns the tracks, and whether anything in the video moves.
     """
-    moves = False
+    model, moves = segmenter.info.model, False
 
     def layers() -> Iterator[WindowLayers]:
         nonlocal moves
-        model = segmenter.info.model
-        for shot, flows_of_shot in groupby(flows, key=lambda flow: flow.shot):
-            for _, window in stream_windows(flows_of_shot, model.frames, overlap_of(model)):
-                frames = sorted({flow.frame for flow in window})  # repeated ones are padding
-                flow = np.stack([flow.flow for flow in window])
-                if is_still(flow):
-                    probability = np.zeros((*flow.shape[:3], model.queries), np.float32)
-                    order = np.zeros(model.queries, np.float32)
-                else:
-                    moves = True
-                    probability, order = predict_window(segmenter, flow)
-                yield WindowLayers(shot, frames[0], probability[: len(frames)], order)
+        for window in flow_windows(flows, model.frames, overlap_of(model)):
+            if is_still(window.flow):
+                empty = np.zeros((window.count, *window.flow.shape[1:3], model.queries), np.float32)
+                order = np.zeros(model.queries, np.float32)
+                yield WindowLayers(window.shot, window.start, empty, order)
+            else:
+                moves = True
+                yield predict_layers(segmenter, window)
 
-    return link_windows(layers()), moves
+    return link_windows(layers(), probabilities), moves
+
+
+def predict_windows(segmenter: Segmenter, flows: Iterable[FrameFlow]) -> Iterator[WindowLayers]:
+    """Yields the layers of windows that do not overlap, as the published evaluation has them.
+
+    The last window of a shot ends with its last frame, so it may share frames with the one before.
+    """
+    windows = flow_windows(flows, segmenter.info.model.frames)
+    return (predict_layers(segmenter, window) for window in windows)
+
+
+def flow_windows(flows: Iterable[FrameFlow], frames: int, overlap: int = 0) -> Iterator[FlowWindow]:
+    """Cuts each shot of a video into windows of `frames` frames; see `stream_windows`."""
+    for shot, flows_of_shot in groupby(flows, key=lambda flow: flow.shot):
+        for _, window in stream_windows(flows_of_shot, frames, overlap):
+            count = len({flow.frame for flow in window})  # a frame that repeats is padding
+            flow = np.stack([flow.flow for flow in window])
+            yield FlowWindow(shot, window[0].frame, count, flow)
+
+
+def predict_layers(segmenter: Segmenter, window: FlowWindow) -> WindowLayers:
+    """Runs the model on one window; padding is left out of the result."""
+    probability, order = segmenter.predict(segmenter.params, window.flow[None])
+    probability = np.asarray(probability[0])[: window.count]
+    return WindowLayers(window.shot, window.start, probability, np.asarray(order[0]))
 
 
 def overlap_of(model: OCLRConfig) -> int:
@@ -95,14 +135,6 @@ def overlap_of(model: OCLRConfig) -> int:
     return min(max(1, round(OVERLAP * model.frames)), model.frames - 1)
 
 
-def predict_window(
-    segmenter: Segmenter, flow: Float32[np.ndarray, "t h w c"]
-) -> tuple[Float32[np.ndarray, "t h w k"], Float32[np.ndarray, "k"]]:
-    """Amodal probabilities and order of one window; see `make_predict_fn`."""
-    probability, order = segmenter.predict(segmenter.params, flow[None])
-    return np.asarray(probability[0]), np.asarray(order[0])
-
-
 def is_still(flow: Float32[np.ndarray, "t h w c"]) -> bool:
-    """Whether hardly any flow vector is longer than noise makes it."""
+    """Whether at least 99.5% of the flow is no longer than noise makes it."""
     return bool(np.percentile(np.hypot(flow[..., 0::2], flow[..., 1::2]), 99.5) < STILL_FLOW)

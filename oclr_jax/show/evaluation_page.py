@@ -75,13 +75,13 @@ def _source(report: dict[str, Any]) -> str:
     return (
         f"Weights {report['weights']} on a grid of {'x'.join(map(str, report['grid']))}, windows "
         f"of {report['window']} frames, flow {flow.get('estimator', flow.get('folder'))} at gap "
-        f"{report['gap']}."
+        f"{report['gap']}, refiners: {', '.join(r['name'] for r in report['refiners']) or 'none'}."
     )
 
 
 def _protocols(report: dict[str, Any]) -> str:
     items = [
-        f"<li><b>{escape(name)}</b>: {escape(description)}</li>"
+        f"<li><b>{escape(name)}</b> (on {report['scored_on'][name]}): {escape(description)}</li>"
         for name, description in report["protocols"].items()
     ]
     return f"<ul>{''.join(items)}</ul>"
@@ -90,10 +90,10 @@ def _protocols(report: dict[str, Any]) -> str:
 def _means(report: dict[str, Any]) -> str:
     names = list(dict.fromkeys(name for row in report["mean"].values() for name in row))
     rows = [
-        [protocol, *(format_number(row.get(name)) for name in names)]
+        [protocol, report["scored_on"][protocol], *(format_number(row.get(n)) for n in names)]
         for protocol, row in report["mean"].items()
     ]
-    return table(["protocol", *names], rows, numbers_from=1)
+    return table(["protocol", "scored on", *names], rows, numbers_from=2)
 
 
 def _published(report: dict[str, Any], benchmark: Benchmark) -> str:
@@ -178,5 +178,5 @@ def _objects(report: dict[str, Any]) -> str:
 
 
 def _settings(report: dict[str, Any]) -> dict[str, Any]:
-    figures = ("sequences", "mean", "protocols")
+    figures = ("sequences", "mean", "protocols", "scored_on")
     return {name: value for name, value in report.items() if name not in figures}

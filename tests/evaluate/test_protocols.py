@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 from oclr_jax.datasets.benchmarks import BENCHMARKS, VOID
 from oclr_jax.datasets.layouts import Box
 from oclr_jax.errors import UserError
-from oclr_jax.evaluate.protocols import Prediction, match, measure, overlaps
+from oclr_jax.evaluate.protocols import Prediction, frame_metrics, match, overlaps
 from oclr_jax.evaluate.scores import score_sequence, summarize
 from oclr_jax.evaluate.truth import Truth
 from oclr_jax.ops.boundary import boundary_f
@@ -30,25 +30,27 @@ def swapped(ids):
     return np.array([0, 2, 1], np.uint8)[ids]
 
 
-def whole(ids, chosen=False):
-    return Prediction([(list(range(len(ids))), ids)], ids, chosen)
+def whole(ids, foreground_only=False):
+    return Prediction([(list(range(len(ids))), ids)], ids, foreground_only)
 
 
 def test_paper_chooses_in_every_window_and_sequence_oracle_once():
     truth = truth_of(halves())
     ids = halves()
     ids[2:] = swapped(ids[2:])
-    found = Prediction([([0, 1], ids[:2]), ([2, 3], ids[2:])], ids, chosen=False)
+    found = Prediction([([0, 1], ids[:2]), ([2, 3], ids[2:])], ids, foreground_only=False)
     assert np.array_equal(match("paper", found, truth), truth.ids)
     matched = match("sequence-oracle", found, truth)
-    j = measure("sequence-oracle", matched, truth)
+    j = frame_metrics("sequence-oracle", matched, truth)
     assert [values["J"].tolist() for values in j.values()] == [[1, 1, 0, 0]] * 2
 
 
 def test_a_later_window_replaces_the_frames_it_shares():
     truth = truth_of(halves())
     empty = np.zeros_like(truth.ids)
-    found = Prediction([([0, 1, 2], truth.ids[:3]), ([1, 2, 3], empty[:3])], None, chosen=False)
+    found = Prediction(
+        [([0, 1, 2], truth.ids[:3]), ([1, 2, 3], empty[:3])], None, foreground_only=False
+    )
     assert match("paper", found, truth).any(axis=(1, 2)).tolist() == [True, False, False, False]
 
 
@@ -64,8 +66,8 @@ def test_frames_that_count():
     found = ids.copy()
     found[0] = found[-1] = 0
     truth = truth_of(ids, drop_ends=True)
-    assert measure("paper", found, truth)["1"]["J"].tolist() == [1, 1, 1]
-    assert measure("davis-unsupervised", found, truth)["1"]["J"].tolist() == [0, 1, 1, 1, 0]
+    assert frame_metrics("paper", found, truth)["1"]["J"].tolist() == [1, 1, 1]
+    assert frame_metrics("davis-unsupervised", found, truth)["1"]["J"].tolist() == [0, 1, 1, 1, 0]
 
 
 def test_no_oracle_leaves_out_what_lies_around_the_image():
@@ -75,7 +77,7 @@ def test_no_oracle_leaves_out_what_lies_around_the_image():
     assert np.array_equal(match("no-oracle", whole(ids), truth), truth.ids)
     assert match("union", whole(ids), truth).all()
     # Of another program's masks nothing is left out: it chose already.
-    assert match("no-oracle", whole(ids, chosen=True), truth).all()
+    assert match("no-oracle", whole(ids, foreground_only=True), truth).all()
 
 
 def plain_unsupervised(found, truth):
@@ -101,7 +103,7 @@ def test_davis_unsupervised(seed):
     truth[:, :6, :9] = VOID
     truth[1] = np.where(truth[1] == 1, 7, truth[1])  # appears late: the official rule skips it
     annotation = truth_of(truth)
-    values = measure(
+    values = frame_metrics(
         "davis-unsupervised", match("davis-unsupervised", whole(found), annotation), annotation
     )
     wanted = plain_unsupervised(found, truth)
@@ -115,7 +117,7 @@ def test_paper_on_multi_object_benchmarks_ends_with_the_official_rule():
     truth = truth_of(halves(), official=True)
     matched = match("paper", whole(swapped(halves())), truth)
     assert np.array_equal(matched, truth.ids)
-    values = measure("paper", matched, truth)
+    values = frame_metrics("paper", matched, truth)
     assert values.keys() == {"1", "2"}
 
 
@@ -141,7 +143,7 @@ def test_boxes_and_success_rates():
     ids[:, 5:15, 10:20] = 1
     boxes = (Box((10.0, 5.0, 20.0, 15.0), 0), Box((10.0, 5.0, 20.0, 20.0), 2))
     truth = truth_of(ids, boxes=boxes)
-    values = measure("paper", ids, truth)
+    values = frame_metrics("paper", ids, truth)
     assert values["1"]["J"].tolist() == pytest.approx([1, 2 / 3])
     record = {"only": score_sequence({"paper": values}, truth)}
     mean = summarize(record, BENCHMARKS["moca_filter"], ("paper",))["paper"]
@@ -150,7 +152,7 @@ def test_boxes_and_success_rates():
     assert "SR_deformation" not in mean
     # A second sequence of one frame: J counts sequences, success counts frames.
     short = truth_of(ids[:1], boxes=boxes[:1])
-    record["short"] = score_sequence({"paper": measure("paper", ids[:1], short)}, short)
+    record["short"] = score_sequence({"paper": frame_metrics("paper", ids[:1], short)}, short)
     mean = summarize(record, BENCHMARKS["moca_filter"], ("paper",))["paper"]
     assert mean["J"] == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
     assert mean["SR_0.7"] == pytest.approx(2 / 3)
@@ -162,7 +164,9 @@ def test_multi_object_means_are_over_objects():
     for name, ids in (("one", one.astype(np.uint8)), ("two", two)):
         truth = truth_of(ids)
         empty_second = np.where(ids == 2, 0, ids).astype(np.uint8)
-        records[name] = score_sequence({"paper": measure("paper", empty_second, truth)}, truth)
+        records[name] = score_sequence(
+            {"paper": frame_metrics("paper", empty_second, truth)}, truth
+        )
     means = summarize(records, BENCHMARKS["davis2017_motion"], ("paper",))["paper"]
     assert means["J"] == pytest.approx(2 / 3)  # of three objects one is not found
     assert records["two"]["paper"]["J"] == 0.5

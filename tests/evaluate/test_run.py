@@ -56,7 +56,8 @@ def test_both_layouts_and_the_table(tmp_path, resolution):
     assert mean["union"]["J"] > 0.6
     table = format_table(report)
     for protocol, figures in mean.items():
-        shown = f"{protocol} J&F {figures['J&F']:.3f} J {figures['J']:.3f} F {figures['F']:.3f}"
+        numbers = f"J&F {figures['J&F']:.3f} J {figures['J']:.3f} F {figures['F']:.3f}"
+        shown = f"{protocol} ({report['scored_on'][protocol]}) {numbers}"
         assert shown in table.splitlines()[-1]
     assert "gap 1" in table and table.count("all but first and last frames") == 2
 
@@ -109,7 +110,7 @@ def test_a_part_of_a_long_sequence_finds_its_flow(tmp_path):
         return np.full((1, 6, 32, 48, 3), 0.9, np.float32), np.zeros((1, 3), np.float32)
 
     model = dataclasses.replace(motion_segmenter(), predict=predict)
-    found = predict_sequence(model, second, tmp_path, whole=True)
+    found = predict_sequence(model, second, tmp_path, ["paper", "union"])
     assert asked[0] == [50, 51, 52, 53, 54, 55]
     assert found.windows[0][0] == [0, 1, 2, 3, 4, 5] and found.tracks.all()
 
@@ -139,6 +140,11 @@ def test_output_keeps_figures_masks_and_the_report(tmp_path):
     with open(output / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * 2 + 3 and {row["gap"] for row in rows} == {"1"}
+    assert {(row["protocol"], row["scored_on"]) for row in rows} == {
+        ("paper", "windows"),
+        ("sequence-oracle", "tracks"),
+        ("union", "tracks"),
+    }
     assert float(rows[-1]["J"]) == report["mean"]["union"]["J"]
     paper = np.stack([read_ids(output / "masks/paper/first" / f"{i}.png") for i in range(1, 8)])
     j = jaccard(paper > 0, square_masks(9)[1:8] > 0).mean()
@@ -230,10 +236,10 @@ def test_bad_masks_are_named_each(tmp_path, capsys):
     for said in (
         "1.png is missing",
         "2.png is 96x62 and its frame 96x64",
-        "3.png is a picture of mode RGB",
+        "3.png is an image of mode RGB",
         "4.png has ids up to 600, beyond 255",
-        "5.png has another palette",
-        "6.png is no whole PNG",
+        "5.png does not have the DAVIS palette",
+        "6.png is not a complete PNG",
         "7.png is grey with values such as 75",
     ):
         assert f"first/{said}" in error

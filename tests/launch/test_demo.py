@@ -35,7 +35,8 @@ def write_result(folder: Path, modal: np.ndarray, amodal: dict[int, np.ndarray])
         write_ids(folder / "masks" / f"{frame:05d}.png", modal[frame].repeat(2, 0).repeat(2, 1))
         for id, mask in amodal.items():
             path = folder / "amodal" / str(id) / f"{frame:05d}.png"
-            write_png(path, 255 * mask[frame].repeat(2, 0).repeat(2, 1))
+            if mask[frame].any():
+                write_png(path, 255 * mask[frame].repeat(2, 0).repeat(2, 1))
     objects = [{"id": id, "depth_rank": rank} for rank, id in enumerate(amodal)]
     return {"video": {"frames": 2, "height": 32, "width": 48}, "objects": objects}
 
@@ -60,6 +61,19 @@ def test_scores_of_half_a_shape_and_of_a_missing_object(tmp_path: Path, capsys):
     out = capsys.readouterr().out
     assert "object 0: modal 0.500, amodal 0.500" in out
     assert "object 1: not found, J 0" in out
+
+
+def test_a_frame_without_the_object_has_no_file(tmp_path: Path, capsys):
+    sample = truth()
+    modal = sample["segmentations"].copy()
+    modal[1] = 0
+    amodal = {1: sample["amodal"][..., 0].copy(), 2: sample["amodal"][..., 1].copy()}
+    for mask in amodal.values():
+        mask[1] = 0
+    demo.print_scores(tmp_path, write_result(tmp_path, modal, amodal), sample)
+    out = capsys.readouterr().out
+    assert "object 0: modal 0.500, amodal 0.500" in out
+    assert "object 1: modal 0.500, amodal 0.500" in out
 
 
 def test_clip_goes_in_and_pictures_come_out(tmp_path: Path, capsys, monkeypatch):

@@ -1,0 +1,137 @@
+"""Refiners: what they are given, what they return, and which are installed."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from oclr_jax.errors import UserError
+from oclr_jax.flow import FrameFlow
+from oclr_jax.refine.feature_cache import FeatureCache, FeatureKey, video_digest
+from oclr_jax.storage import ArrayFile, StoredArray
+from oclr_jax.tracks import StoredProbability, Track
+from oclr_jax.video.clip import Clip, progress
+from oclr_jax.video.resize import resize_image
+
+
+@dataclass(frozen=True)
+class RefinerVideo:
+    """What refiners see of a video, apart from its tracks.
+
+    Frames and features are streamed; flow and probabilities lie in a temporary file, of which one
+    frame is read at a time. So memory does not grow with the length of the video.
+    """
+
+    clip: Clip  # name, size, frame count and shots
+    gaps: tuple[int, ...]  # of the flow, in frames
+    grid: tuple[int, int]  # (height, width) of the flow and of the tracks' amodal masks
+    quiet: bool = True  # no progress bars
+    feature_cache: FeatureCache = field(default_factory=FeatureCache)
+    _arrays: ArrayFile = field(default_factory=ArrayFile)
+    _flow: dict[int, StoredArray] = field(default_factory=dict)
+
+    def frames(self, what: str) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        """Streams the RGB frames from the first to the last, under a progress bar named `what`."""
+        return progress(self.clip.frames(), what, self.clip.count, self.quiet)
+
+    def flow(self, frame: int) -> Float32[np.ndarray, "h w c"] | None:
+        """Flow of one frame on the model grid, (u, v) per gap of `gaps`, in pixels of the grid.
+
+        Stored in float16. None in a shot that is too short to have flow at these gaps.
+        """
+        stored = self._flow.get(frame)
+        return None if stored is None else stored.read().astype(np.float32)
+
+    def store_probability(self, probability: Float[np.ndarray, "h w"]) -> StoredProbability:
+        """Stores probabilities for `Track.modal_probability`, at any resolution."""
+        return StoredProbability.encode(probability, self._arrays)
+
+    def features(
+        self,
+        model: str,
+        height: int,
+        width: int,
+        compute: Callable[[Iterator[UInt8[np.ndarray, "h w 3"]]], Iterable[np.ndarray]],
+    ) -> Sequence[np.ndarray]:
+        """Returns image features by frame number, from the cache or else computed.
+
+        Args:
+          model: names everything that the features depend on: architecture, weights, layer.
+          height, width: size to which the frames are resized first.
+          compute: takes the RGB frames and yields one array for each; all of one shape and dtype.
+        """
+        key = FeatureKey(self._digest, model, height, width)
+        resized = (
+            resize_image(frame, height, width) for frame in self.frames(f"features of {model}")
+        )
+        return self.feature_cache.get(key, lambda: compute(resized))
+
+    def remember_flow(self, flows: Iterable[FrameFlow]) -> Iterator[FrameFlow]:
+        """Passes on the flow of the video and stores it for `flow`."""
+        for flow in flows:
+            self._flow[flow.frame] = self._arrays.append(flow.flow.astype(np.float16))
+            yield flow
+
+    @property
+    def probabilities(self) -> ArrayFile:
+        """The file that holds the tracks' probabilities."""
+        return self._arrays
+
+    @cached_property
+    def _digest(self) -> str:
+        return video_digest(self.clip.frames())
+
+
+@runtime_checkable
+class Refiner(Protocol):
+    """Improves the tracks of a video, after the flow model or another refiner.
+
+    A refiner returns one track for each that it was given, in the same order and under the same
+    id. It changes them by `dataclasses.replace`: it sets `modal` masks, `modal_probability` for
+    the refiners after it, or both, in the frames that it refines. Amodal masks stay as the flow
+    model predicted them. The input is `modal_probability` of a frame where a refiner before it set
+    one, else `amodal_probability`.
+    """
+
+    name: str  # for --refine
+
+    def settings(self) -> dict[str, Any]:
+        """JSON values that the result depends on, recorded in objects.json and metrics.json."""
+        ...
+
+    def __call__(self, video: RefinerVideo, tracks: list[Track]) -> list[Track]:
+        """Returns the refined tracks."""
+        ...
+
+
+# By name, what makes a refiner. It raises UserError if something that the refiner needs is missing.
+REFINERS: dict[str, Callable[[], Refiner]] = {}
+
+
+def open_refiners(names: Sequence[str]) -> list[Refiner]:
+    """Makes the refiners of these names, in their order. Raises UserError for an unknown name."""
+    for name in names:
+        if name not in REFINERS:
+            known = f"choose from {', '.join(REFINERS)}" if REFINERS else "none is installed"
+            raise UserError(f"There is no refiner {name!r}; {known}.")
+    return [REFINERS[name]() for name in names]
+
+
+def refine_tracks(
+    refiners: Sequence[Refiner], video: RefinerVideo, tracks: list[Track]
+) -> list[Track]:
+    """Applies refiners one after the other. Raises ValueError if one of them changes the ids."""
+    for refiner in refiners:
+        ids = [track.id for track in tracks]
+        tracks = refiner(video, tracks)
+        if [track.id for track in tracks] != ids:
+            raise ValueError(f"the refiner {refiner.name} must return the tracks {ids}, in order")
+    return tracks
+
+
+def describe_refiners(refiners: Sequence[Refiner]) -> list[Mapping[str, Any]]:
+    """The record of the refiners that were applied: name and settings of each, in order."""
+    return [{"name": refiner.name, **refiner.settings()} for refiner in refiners]
