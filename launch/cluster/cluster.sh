@@ -1,16 +1,16 @@
-# Sourced by tpu_pod.sh, slurm.sh and multi_gpu.sh: what their command lines have in common. Kept to
-# what bash 3.2 understands, which is the one of a Mac.
+# Sourced by tpu_pod.sh, slurm.sh and multi_gpu.sh: parsing of their command lines. Compatible with
+# bash 3.2, the version on macOS.
 
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-training=() # what comes after `--`: the arguments of launch/train.py
+training=() # the words after `--`: arguments of launch/train.py
 
-# One sentence and status 2.
+# Prints an error and exits with status 2.
 refuse() {
   echo "$*" >&2
   exit 2
 }
 
-# parse "OPTION ..." "FLAG ..." ARGUMENT...: sets option_NAME for each, a dash becoming `_`.
+# parse "OPTION ..." "FLAG ..." ARGUMENT...: sets option_NAME for each option; dashes become `_`.
 parse() {
   local options=" $1 " flags=" $2 dry-run " name value
   shift 2
@@ -34,34 +34,34 @@ parse() {
     elif [[ $1 == --* && $1 != *=* && $flags == *" $name "* ]]; then
       value=yes
     else
-      refuse "$1 is not an option here; arguments of the training follow after --."
+      refuse "$1 is not an option of this script; put arguments of launch/train.py after --."
     fi
     printf -v "option_${name//-/_}" %s "$value"
     shift
   done
 }
 
-# Refuses where one of the options NAME... was not given.
+# Exits with an error if one of the options NAME... is missing.
 need() {
   local name variable
   for name in "$@"; do
     variable=option_${name//-/_}
-    [ -n "${!variable:-}" ] || refuse "--$name is missing; the head of $0 shows what it takes."
+    [ -n "${!variable:-}" ] || refuse "--$name is missing; see the header of $0."
   done
 }
 
-# Refuses where the training's own arguments are not there.
+# Exits with an error if a required argument of launch/train.py is missing.
 need_training() {
   local name
   for name in --config --workdir; do
     case " ${training[*]:-}" in
       *" $name="* | *" $name "*) ;;
-      *) refuse "The training's $name is missing: give it after --, as in -- --config configs/oclr_flow.py --workdir DIR." ;;
+      *) refuse "The argument $name of launch/train.py is missing; give it after --, as in -- --config configs/oclr_flow.py --workdir DIR." ;;
     esac
   done
 }
 
-# The words as one line that a shell reads back as the same words.
+# Quotes the words as one line of shell code.
 quote() {
   local word line='' single="'" escaped="'\\''"
   for word in "$@"; do
@@ -73,7 +73,7 @@ quote() {
   printf '%s\n' "${line# }"
 }
 
-# Runs a command, or with --dry-run prints it.
+# Runs a command, or prints it with --dry-run.
 run() {
   if [ -n "${option_dry_run:-}" ]; then
     quote "$@"
@@ -82,10 +82,10 @@ run() {
   fi
 }
 
-# Sets `python` to that of --python, or of the checkout's environment.
+# Sets `python` to the value of --python, or to the interpreter in .venv.
 find_python() {
   python=${option_python:-$checkout/.venv/bin/python}
   if [ -z "${option_dry_run:-}" ] && ! command -v "$python" >/dev/null; then
-    refuse "There is no $python; make it with python3 -m venv .venv && .venv/bin/pip install -e '.[data]' 'jax[cuda12]', or name another with --python."
+    refuse "There is no $python; create it with python3 -m venv .venv && .venv/bin/pip install -e '.[data]' 'jax[cuda12]', or give another with --python."
   fi
 }

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Trains on GPUs of a SLURM cluster, on one node or on many:
+# Trains on one or more GPU nodes of a SLURM cluster:
 #
 #   bash launch/cluster/slurm.sh --nodes 2 --gpus 4 [--cpus 8] [--time 24:00:00] [--partition P] \
 #       [--account A] [--python FILE] [--dry-run] -- --config configs/oclr_flow.py \
 #       --workdir /shared/full --config.batch_size=16
 #
-# --gpus counts those of a node, --cpus the cores for each of them. Checkout, data and workdir lie on
-# a disk that all nodes share. Two minutes before the time is up the training is told to save; the
-# same command goes on from there. A job that is preempted is queued again by itself.
+# --gpus is the number of GPUs per node, --cpus the number of cores per GPU. Checkout, data and
+# workdir must be on a file system that all nodes share. Two minutes before the time limit the job
+# receives SIGTERM and saves a checkpoint; repeat the command to resume. A preempted job is requeued.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/cluster.sh"
 
@@ -17,7 +17,7 @@ need nodes gpus
 need_training
 find_python
 
-# One task for each GPU, all GPUs of the node visible to each: how jax shares them out by itself.
+# One task per GPU, with all GPUs of the node visible to each: jax assigns them.
 run sbatch --job-name=oclr_jax "--nodes=$option_nodes" "--ntasks-per-node=$option_gpus" \
   "--gpus-per-node=$option_gpus" "--cpus-per-task=${option_cpus:-8}" \
   --signal=TERM@120 --requeue --open-mode=append "--chdir=$checkout" --output=slurm-%j.log \

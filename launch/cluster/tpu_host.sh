@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What tpu_pod.sh runs on every host of a slice: `install`, `start ARGUMENTS`, `resume ARGUMENTS` or
-# `log`. The training stays when the connection ends; it writes to `workdirs/host.log`.
+# Run by tpu_pod.sh on every host of a slice: `install`, `start ARGUMENTS`, `resume ARGUMENTS` or
+# `log`. Training continues when the connection ends, and logs to `workdirs/host.log`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 log=workdirs/host.log pid_file=workdirs/host.pid
 
-# The number may be another program's after a restart of the host.
+# After a reboot of the host, the process id may belong to another program.
 is_running() {
   [ -f $pid_file ] && grep -q launch/train.py "/proc/$(cat $pid_file)/cmdline" 2>/dev/null
 }
@@ -22,7 +22,7 @@ shift
 case $step in
   install)
     git pull --quiet --ff-only
-    # The images have an older Python; uv brings one that is new enough.
+    # The images have an older Python; uv installs a newer one.
     python3 -m pip install --quiet --user uv
     [ -x .venv/bin/python ] || python3 -m uv venv --quiet --python 3.12 .venv
     python3 -m uv pip install --quiet --python .venv/bin/python \
@@ -30,7 +30,7 @@ case $step in
     ;;
   start)
     if is_running; then
-      echo "$(hostname): a training runs already; resume ends it first, log shows it." >&2
+      echo "$(hostname): training is already running; use resume to restart it or log to see it." >&2
       exit 2
     fi
     start "$@"

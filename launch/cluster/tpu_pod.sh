@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice, of one host or of many. One gcloud command a step:
+# Trains on a Cloud TPU slice of one or more hosts. Each step is one gcloud command:
 #
 #   bash launch/cluster/tpu_pod.sh create  --name NAME --zone ZONE --type v4-32 [--image IMAGE] [--spot]
 #   bash launch/cluster/tpu_pod.sh install --name NAME --zone ZONE [--repository URL]
@@ -9,17 +9,18 @@
 #   bash launch/cluster/tpu_pod.sh resume  --name NAME --zone ZONE -- the arguments of start
 #   bash launch/cluster/tpu_pod.sh delete  --name NAME --zone ZONE
 #
-# `install`, `start`, `log` and `resume` run on all hosts. `resume` saves and ends what still runs
-# there and goes on from the newest state; after a preemption, `delete`, `create` and `install` come
-# before it. Everywhere: `--project PROJECT`, and `--dry-run`, which prints the command. Data and
-# workdir lie where all hosts reach them. IMAGE is the one that Google names for the type.
+# `install`, `start`, `log` and `resume` run on all hosts. `resume` saves and stops a running
+# training, then resumes from the newest checkpoint; after a preemption, run `delete`, `create` and
+# `install` first. All steps accept `--project PROJECT` and `--dry-run`, which prints the command.
+# Data and workdir must be accessible from all hosts. IMAGE is the runtime version that Google lists
+# for the type.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/cluster.sh"
 
 step=${1:-}
 case $step in
   create | install | start | log | resume | delete) shift ;;
-  *) refuse "The first argument is a step: create, install, start, log, resume or delete." ;;
+  *) refuse "The first argument must be create, install, start, log, resume or delete." ;;
 esac
 option_name='' option_zone='' option_type='' option_image='' option_repository=''
 option_project='' option_spot=''

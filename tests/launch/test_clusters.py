@@ -110,7 +110,7 @@ def test_a_slice_is_installed_started_resumed_and_looked_at(tmp_path):
     try:
         time.sleep(0.3)
         out = run("tpu_pod.sh", "start", *SLICE, "--", *TRAINING, path=path)
-        assert out.returncode == 2 and "runs already" in out.stderr
+        assert out.returncode == 2 and "already running" in out.stderr
         out = run("tpu_pod.sh", "resume", *SLICE, "--", *TRAINING, path=path)
         assert out.returncode == 0, out.stderr
         first, pid = pid, int((checkout / "workdirs" / "host.pid").read_text())
@@ -150,21 +150,29 @@ def test_several_gpus_of_one_machine(tmp_path):
 @pytest.mark.parametrize(
     ("script", "arguments", "sentence"),
     [
-        ("tpu_pod.sh", [], "The first argument is a step: create"),
-        ("tpu_pod.sh", ["begin"], "The first argument is a step: create"),
+        ("tpu_pod.sh", [], "The first argument must be create"),
+        ("tpu_pod.sh", ["begin"], "The first argument must be create"),
         ("tpu_pod.sh", ["create", "--zone", "z"], "--name is missing"),
         ("tpu_pod.sh", ["create", *SLICE], "--type is missing"),
         ("tpu_pod.sh", ["create", *SLICE, "--type"], "--type needs a value"),
         ("tpu_pod.sh", ["create", *SLICE, "--type="], "--type needs a value"),
         ("tpu_pod.sh", ["delete", *SLICE, "--dry-run=yes"], "--dry-run=yes is not an option"),
-        ("tpu_pod.sh", ["start", *SLICE], "The training's --config is missing"),
-        ("tpu_pod.sh", ["start", *SLICE, *TRAINING], "--config is not an option here"),
+        ("tpu_pod.sh", ["start", *SLICE], "The argument --config of launch/train.py is missing"),
+        ("tpu_pod.sh", ["start", *SLICE, *TRAINING], "--config is not an option of this script"),
         ("slurm.sh", ["--nodes", "2", "--", *TRAINING], "--gpus is missing"),
-        ("slurm.sh", ["--nodes", "2", "--gpus", "4"], "The training's --config is missing"),
-        ("multi_gpu.sh", ["--", *TRAINING[:2]], "The training's --workdir is missing"),
+        (
+            "slurm.sh",
+            ["--nodes", "2", "--gpus", "4"],
+            "The argument --config of launch/train.py is missing",
+        ),
+        (
+            "multi_gpu.sh",
+            ["--", *TRAINING[:2]],
+            "The argument --workdir of launch/train.py is missing",
+        ),
         ("multi_gpu.sh", ["--gpus", "all", "--python=bash", "--", *TRAINING], "a list of numbers"),
-        ("multi_gpu.sh", ["--python", "none", "--", *TRAINING], "There is no none; make it with"),
-        ("multi_gpu.sh", ["0,1"], "0,1 is not an option here"),
+        ("multi_gpu.sh", ["--python", "none", "--", *TRAINING], "There is no none; create it with"),
+        ("multi_gpu.sh", ["0,1"], "0,1 is not an option of this script"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(script, arguments, sentence):
