@@ -1,9 +1,11 @@
-"""The interface of optical-flow estimators."""
+"""The interface of optical-flow estimators, and the check of their output."""
 
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
+
+from oclr_jax.errors import UserError
 
 
 @runtime_checkable
@@ -32,3 +34,22 @@ class FlowEstimator(Protocol):
     def settings(self) -> dict[str, Any]:
         """JSON values from which `source.from_settings` builds the same estimator."""
         ...
+
+
+def estimate(
+    estimator: FlowEstimator,
+    first: UInt8[np.ndarray, "n h w 3"],
+    second: UInt8[np.ndarray, "n h w 3"],
+) -> Float32[np.ndarray, "n H W 2"]:
+    """The estimator's flow from `first` to `second`, checked.
+
+    Raises:
+      UserError: a value is not finite.
+    """
+    flow = estimator(first, second)
+    if not np.isfinite(flow).all():
+        raise UserError(
+            f"The flow estimator {estimator.settings()} returned values that are not finite; "
+            "use other weights, another estimator, or --precision float32."
+        )
+    return flow

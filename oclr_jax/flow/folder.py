@@ -14,6 +14,7 @@ from oclr_jax.errors import UserError
 from oclr_jax.flow.flo import read_flo, read_flo_size
 from oclr_jax.flow.gaps import neighbour
 from oclr_jax.flow.kitti import read_kitti, read_kitti_size
+from oclr_jax.flow.unknown import MAX_UNKNOWN, fill_unknown
 from oclr_jax.video.names import without_junk
 
 
@@ -145,4 +146,16 @@ def _suffix(folder: Path) -> str:
 
 
 def _read(path: Path) -> Float32[np.ndarray, "h w 2"]:
-    return read_flo(path) if path.suffix == ".flo" else read_kitti(path)[0]
+    """The flow of a file; unknown vectors are filled in.
+
+    Raises:
+      UserError: the file cannot be read, or more than half of its vectors are unknown.
+    """
+    flow, known = read_flo(path) if path.suffix == ".flo" else read_kitti(path)
+    unknown = 1 - known.mean()
+    if unknown > MAX_UNKNOWN:
+        raise UserError(
+            f"The flow file {path} is unknown or not finite at {unknown:.0%} of its pixels, and at "
+            f"most {MAX_UNKNOWN:.0%} can be filled in; estimate the flow of this frame again."
+        )
+    return fill_unknown(flow, known)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from oclr_jax.errors import UserError
-from oclr_jax.flow.estimator import FlowEstimator
+from oclr_jax.flow.estimator import FlowEstimator, estimate
 from oclr_jax.video.resize import resize_image
 
 
@@ -84,7 +84,7 @@ def _frame_flows(
     wanted = {index: [neighbour(index, gap, count) for gap in gaps] for index in indices}
     pairs = sorted({(index, target) for index in indices for target, _ in wanted[index]})
     first, second = (np.stack([held[frame] for frame in side]) for side in zip(*pairs, strict=True))
-    by_pair = dict(zip(pairs, estimator(first, second), strict=True))
+    by_pair = dict(zip(pairs, estimate(estimator, first, second), strict=True))
     for index in indices:
         flows = [sign * by_pair[index, target] for target, sign in wanted[index]]
         yield np.concatenate(flows, axis=-1)

@@ -1,7 +1,7 @@
 """Flow in the 16-bit PNG files of the KITTI 2015 benchmark.
 
-Three channels (u, v, valid): u and v are stored as 64 times the pixels plus 2^15, so that they run
-from -512 to 512 in steps of 1/64; valid is 1 where there is flow.
+Three channels (u, v, valid): u and v are stored as 64 times the pixels plus 2^15, so they range
+from -512 to 512 in steps of 1/64; valid is 1 where the flow is known.
 """
 
 import os
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32
 
 from oclr_jax.errors import UserError
 from oclr_jax.files import replacing
+from oclr_jax.flow.unknown import MAX_UNKNOWN, known_vectors
 
 _SCALE = 64
 _ZERO = 2**15
@@ -21,7 +22,11 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def read_kitti_size(path: str | os.PathLike) -> tuple[int, int]:
-    """(height, width) of a KITTI flow file, from its header; UserError for what is none."""
+    """(height, width) of a KITTI flow file, from its header.
+
+    Raises:
+      UserError: the file is missing or is not a KITTI flow file.
+    """
     path = Path(path)
     try:
         with open(path, "rb") as file:
@@ -40,14 +45,22 @@ def read_kitti_size(path: str | os.PathLike) -> tuple[int, int]:
 def read_kitti(
     path: str | os.PathLike,
 ) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
-    """Flow (u, v) in pixels, and where it is valid; UserError for a file that is no KITTI flow."""
+    """Reads flow (u, v), in pixels of its own grid, and where it is known.
+
+    Vectors that are not known are 0.
+
+    Raises:
+      UserError: as `read_kitti_size`, and where the file is damaged.
+    """
     height, width = read_kitti_size(path)
     values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.shape != (height, width, 3) or values.dtype != np.uint16:
         raise UserError(f"The flow file {path} is damaged; write it again.")
     valid, v, u = np.moveaxis(values, -1, 0)  # OpenCV reads the channels backwards
     flow = (np.stack([u, v], axis=-1).astype(np.float32) - _ZERO) / _SCALE
-    return flow, valid > 0
+    known = valid > 0
+    flow[~known] = 0
+    return flow, known
 
 
 def write_kitti(
@@ -55,14 +68,23 @@ def write_kitti(
     flow: Float32[np.ndarray, "h w 2"],
     valid: Bool[np.ndarray, "h w"] | None = None,
 ) -> None:
-    """Writes flow whole or not at all, rounded to 1/64 px; parent folders are made.
+    """Writes flow, rounded to 1/64 px, whole or not at all; missing parent folders are created.
 
-    Vectors beyond 512 px cannot be stored and are written as not valid, as are those that are not
-    `valid` (by default all are). Raises UserError where the file cannot be written.
+    Vectors that are not `valid` (by default all are), not finite, or beyond 512 px, which the
+    format cannot store, are written as unknown.
+
+    Raises:
+      UserError: more than half of the vectors are beyond 512 px, or the file cannot be written.
     """
-    stored = np.rint(flow.astype(np.float64) * _SCALE + _ZERO)
+    known = known_vectors(flow) if valid is None else known_vectors(flow) & valid
+    stored = np.rint(np.where(known[..., None], flow, 0).astype(np.float64) * _SCALE + _ZERO)
     fits = ((stored >= 0) & (stored < 2**16)).all(axis=-1)
-    valid = fits if valid is None else fits & valid
+    if fits.mean() < 1 - MAX_UNKNOWN:
+        raise UserError(
+            f"Cannot write {path}: more than half of the vectors are longer than the 512 pixels "
+            "that the KITTI format can store; write .flo files."
+        )
+    valid = known & fits
     stored = np.where(valid[..., None], stored, 0)
     values = np.concatenate([valid[..., None], stored[..., ::-1]], axis=-1).astype(np.uint16)
     _, data = cv2.imencode(".png", values)

@@ -12,6 +12,7 @@ from jaxtyping import Float32, UInt8
 from oclr_jax.errors import UserError
 from oclr_jax.files import staged_output
 from oclr_jax.flow import FlowEstimator, flow_path, resize_flow, write_flo
+from oclr_jax.flow.estimator import estimate
 from oclr_jax.flow.kitti import write_kitti
 from oclr_jax.ops.flow_metrics import photometric_error
 from oclr_jax.show.flow_color import flow_to_rgb
@@ -112,7 +113,7 @@ def _flows(
             np.stack([resize_image(getattr(pair, side), *size) for pair in batch])
             for side in ("first", "second")
         )
-        flows = resize_flow(estimator(first, second), clip.height, clip.width)
+        flows = resize_flow(estimate(estimator, first, second), clip.height, clip.width)
         yield from zip(batch, flows, strict=True)
 
 

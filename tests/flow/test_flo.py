@@ -21,7 +21,11 @@ FLOWS = arrays(
 def test_round_trip(tmp_path_factory, flow):
     path = tmp_path_factory.mktemp("flo") / "sub folder" / "ü.flo"
     write_flo(path, flow)
-    np.testing.assert_array_equal(read_flo(path), flow)
+    found, known = read_flo(path)
+    expected = np.isfinite(flow).all(axis=-1) & (np.abs(flow) <= 1e9).all(axis=-1)
+    np.testing.assert_array_equal(known, expected)
+    np.testing.assert_array_equal(found[known], flow[known])
+    assert (found[~known] == np.float32(1e10)).all()
     assert [file.name for file in path.parent.iterdir()] == ["ü.flo"]
 
 
@@ -30,6 +34,18 @@ def test_the_bytes_are_those_of_the_format(tmp_path):
     write_flo(tmp_path / "a.flo", flow)
     expected = b"PIEH" + struct.pack("<ii", 3, 2) + struct.pack("<12f", *range(12))
     assert (tmp_path / "a.flo").read_bytes() == expected
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e10, -2e9, 1.7e38])
+@pytest.mark.parametrize("component", [0, 1])
+def test_unknown_vectors_are_a_mask(tmp_path, value, component):
+    """Middlebury's 'unknown' is above 1e9; other tools write NaN or infinity."""
+    flow = np.ones((2, 3, 2), np.float32)
+    flow[1, 2, component] = value
+    (tmp_path / "a.flo").write_bytes(HEADER + flow.tobytes())
+    found, known = read_flo(tmp_path / "a.flo")
+    assert known.tolist() == [[True, True, True], [True, True, False]]
+    np.testing.assert_array_equal(found, flow)
 
 
 HEADER = b"PIEH" + struct.pack("<ii", 3, 2)

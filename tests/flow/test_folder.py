@@ -3,6 +3,7 @@ import pytest
 
 from oclr_jax.errors import UserError
 from oclr_jax.flow import FlowFolder, flow_path, write_flo
+from oclr_jax.flow.kitti import write_kitti
 
 STEMS = ["00000", "00001", "00002"]
 
@@ -53,6 +54,48 @@ def test_files_of_the_system_are_ignored(tmp_path):
         for name in ("._00001.flo", "Thumbs.db", "desktop.ini", ".DS_Store"):
             (folder / name).write_bytes(b"left by the system")
     assert len(list(FlowFolder(tmp_path, STEMS))) == 3
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e10])
+def test_unknown_vectors_are_filled_from_the_nearest_known_one(tmp_path, value):
+    fill(tmp_path)
+    flow = np.arange(48, dtype=np.float32).reshape(4, 6, 2)
+    expected = flow.copy()
+    flow[1, 2], flow[0, 5] = value, (0, value)
+    path = flow_path(tmp_path, 1, "00001")
+    # Not by `write_flo`, which has one value for all that is unknown.
+    path.write_bytes(path.read_bytes()[:12] + flow.tobytes())
+    found = FlowFolder(tmp_path, STEMS).read(1)[..., :2]
+    assert found[1, 2].tolist() in [
+        flow[y, x].tolist() for y, x in ((0, 2), (2, 2), (1, 1), (1, 3))
+    ]
+    expected[1, 2] = found[1, 2]
+    assert found[0, 5].tolist() in [flow[0, 4].tolist(), flow[1, 5].tolist()]
+    expected[0, 5] = found[0, 5]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_valid_mask_of_kitti_files_counts(tmp_path):
+    flow, valid = np.full((4, 6, 2), 3, np.float32), np.ones((4, 6), bool)
+    valid[:, :3] = False
+    for gap, stems in ((1, STEMS[:2]), (-1, STEMS[1:])):
+        for stem in stems:
+            write_kitti(flow_path(tmp_path, gap, stem).with_suffix(".png"), flow, valid)
+    found = np.stack(list(FlowFolder(tmp_path, STEMS)))
+    assert (np.abs(found) == 3).all()
+
+
+def test_a_frame_that_is_mostly_unknown_is_named(tmp_path):
+    fill(tmp_path)
+    flow = np.ones((4, 6, 2), np.float32)
+    flow[:, :3] = np.nan
+    write_flo(flow_path(tmp_path, -1, "00001"), flow)
+    flows = FlowFolder(tmp_path, STEMS)
+    assert (flows.read(1)[..., 2:] == 1).all()
+    flow[0, 3] = np.nan
+    write_flo(flow_path(tmp_path, -1, "00001"), flow)
+    with pytest.raises(UserError, match=r"Flows_gap-1.00001\.flo is unknown .* at 54%"):
+        flows.read(1)
 
 
 def damage_missing_gap(folder):

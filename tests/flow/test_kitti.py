@@ -34,9 +34,28 @@ def test_the_file_is_laid_out_as_the_benchmark_has_it(tmp_path):
     np.testing.assert_array_equal(stored[0, 1], [2**15 + 96, 2**15 - 128, 1])
     np.testing.assert_array_equal(stored[1, 0], [0, 0, 0])
     np.testing.assert_array_equal(stored[1, 2], [0, 0, 0])
-    np.testing.assert_array_equal(
-        read_kitti(tmp_path / "a" / "0.png")[1], [[True, True, True], [False, True, False]]
-    )
+    found, known = read_kitti(tmp_path / "a" / "0.png")
+    np.testing.assert_array_equal(known, [[True, True, True], [False, True, False]])
+    np.testing.assert_array_equal(found[~known], 0)
+
+
+def test_what_is_not_finite_is_written_as_unknown(tmp_path):
+    flow = np.ones((2, 3, 2), np.float32)
+    flow[0, 0, 1], flow[1, 1, 0] = np.nan, np.inf
+    write_kitti(tmp_path / "0.png", flow)
+    found, known = read_kitti(tmp_path / "0.png")
+    assert known.tolist() == [[False, True, True], [True, False, True]]
+    assert (found[known] == 1).all()
+
+
+def test_flow_that_is_mostly_too_long_for_the_format_is_refused(tmp_path):
+    flow = np.zeros((2, 4, 2), np.float32)
+    flow[0] = 600
+    write_kitti(tmp_path / "0.png", flow)
+    flow[1, 0] = 600
+    with pytest.raises(UserError, match="write .flo files"):
+        write_kitti(tmp_path / "1.png", flow)
+    assert not (tmp_path / "1.png").exists()
 
 
 def test_what_is_no_kitti_file_is_refused(tmp_path):

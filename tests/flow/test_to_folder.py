@@ -101,7 +101,7 @@ def test_a_gap_longer_than_half_the_clip(tmp_path):
         *(f"Flows_gap-15/{number}.flo" for number in range(15, 20)),
     }
     for gap, number in ((12, 7), (-15, 19)):
-        flow = read_flo(tmp_path / "out" / f"Flows_gap{gap}" / f"{number}.flo")
+        flow = read_flo(tmp_path / "out" / f"Flows_gap{gap}" / f"{number}.flo")[0]
         expected = DIS()(frames[number][None], frames[number + gap][None])
         np.testing.assert_allclose(flow, resize_flow(expected, 64, 96)[0], atol=1e-4)
 
