@@ -1,10 +1,10 @@
-"""Measures speed: `python launch/benchmark.py infer`; see the file of each benchmark."""
+"""Runs a benchmark: `python launch/benchmark.py infer`. Each is documented in its own file."""
 
 import argparse
 import sys
 from pathlib import Path
 
-# `launch` is run from a checkout, installed or not; processes that it spawns need it too.
+# Runs from a checkout, installed or not; so do the processes that it spawns.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.speed import data, encodings, flow, infer, metrics, raft, segment, train
@@ -22,7 +22,7 @@ BENCHMARKS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the benchmark that the command line names."""
+    """Runs the benchmark named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="benchmark", required=True)
     for name, benchmark in BENCHMARKS.items():

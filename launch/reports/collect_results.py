@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# `launch` is run from a checkout, installed or not.
+# Runs from a checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np

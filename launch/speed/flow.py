@@ -1,13 +1,13 @@
 """Time and quality of the flow estimator at several working resolutions and presets.
 
 On a folder in the layout of DAVIS (JPEGImages/480p, Annotations/480p), per setting:
-- processor time per pair of frames on one thread, resizing left out, median;
-- warp error: mean difference in grey levels between a frame and its successor pulled back along
-  the flow, at 240x427;
-- J of a segmentation without learning: residual of the flow to a RANSAC homography, Otsu's
-  threshold, largest component; against the annotation, mean over sequences;
-- edge AUC: how well that residual tells object from background within 4 px of the object's
-  boundary on the model's grid, 128x224.
+- CPU time per pair of frames on one thread, without resizing, median;
+- warp error: mean absolute grey-level difference between a frame and the next one, warped by the
+  flow, at 240x427;
+- baseline J: J of a segmentation without learning (residual of the flow to a RANSAC homography,
+  Otsu threshold, largest component), mean over sequences;
+- edge AUC: how well that residual separates object from background within 4 px of the object
+  boundary on the model grid, 128x224.
 """
 
 import argparse
@@ -30,15 +30,15 @@ WARP_GRID = (240, 427)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds this benchmark's options."""
+    """Declares the options of `flow`."""
     parser.add_argument("--data", type=Path, required=True, help="folder in the layout of DAVIS")
     parser.add_argument("--sizes", nargs="+", default=["128x224", "192x336", "256x448", "480x854"])
     parser.add_argument("--presets", nargs="+", default=["fast", "medium", "fine"])
-    parser.add_argument("--every", type=int, default=4, help="take every n-th pair of frames")
+    parser.add_argument("--every", type=int, default=4, help="use every n-th pair of frames")
 
 
 def main(options: argparse.Namespace) -> None:
-    """Prints one row for each size and preset."""
+    """Prints one row per size and preset."""
     cv2.setNumThreads(1)
     pairs = _read_pairs(options.data, options.every)
     print("| grid | preset | ms per pair | warp error | baseline J | edge AUC |")
@@ -52,7 +52,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _read_pairs(data: Path, every: int) -> dict[str, list[tuple[np.ndarray, ...]]]:
-    """(frame, next frame, mask of the frame) of every sequence."""
+    """(frame, next frame, mask of the frame), by sequence."""
     pairs = {}
     for folder in tqdm(sorted((data / "JPEGImages" / "480p").iterdir()), "reading", disable=None):
         video = open_video(folder)
@@ -84,7 +84,7 @@ def _measure(estimator: DIS, pairs: dict) -> tuple[float, float, float, float]:
 
 
 def _residual(flow: np.ndarray) -> np.ndarray:
-    """Length of what a homography, fitted by RANSAC, leaves of the flow."""
+    """Length of the flow residual after a RANSAC homography."""
     height, width, _ = flow.shape
     start = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
     step = max(1, height // 32)

@@ -13,20 +13,20 @@ from oclr_jax.models.raft import MIN_SIDE, RAFT, STRIDE, RAFTConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `raft` understands."""
+    """Declares the options of `raft`."""
     parser.add_argument("--model", choices=["raft", "raft-small"], default="raft")
-    parser.add_argument("--height", type=int, default=480, help="rows of the frames")
-    parser.add_argument("--width", type=int, default=854, help="columns of the frames")
-    parser.add_argument("--iterations", type=int, default=ITERATIONS, help="steps of refinement")
-    parser.add_argument("--batch_size", type=int, default=1, help="pairs at once")
+    parser.add_argument("--height", type=int, default=480, help="frame height in pixels")
+    parser.add_argument("--width", type=int, default=854, help="frame width in pixels")
+    parser.add_argument("--iterations", type=int, default=ITERATIONS, help="RAFT iterations")
+    parser.add_argument("--batch_size", type=int, default=1, help="pairs per batch")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--on_demand", action="store_true", help="never hold all correlations")
-    parser.add_argument("--repeats", type=int, default=3, help="runs that count")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--on_demand", action="store_true", help="compute correlations on demand")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
 
 
 def main(options: argparse.Namespace) -> None:
-    """Prints the figures of one flow for each pair, features of both frames included."""
+    """Prints the time and memory per batch, features of both frames included."""
     config = RAFTConfig(options.model == "raft-small", options.dtype)
     small = jnp.zeros((1, MIN_SIDE, MIN_SIDE, 3))
     variables = jax.jit(RAFT(config).init)(jax.random.key(0), small, small)
