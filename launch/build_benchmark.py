@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tensorflow_datasets as tfds
 
 from data_pipelines.builders.benchmarks import BUILDERS
+from oclr_jax.command import run_command
 from oclr_jax.datasets.benchmarks import BENCHMARKS
 from oclr_jax.errors import UserError
 from oclr_jax.flow.source import GRAMMAR, open_estimator
@@ -45,7 +46,7 @@ def build(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; 0 done, 2 bad input."""
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", choices=tuple(BUILDERS), required=True)
     parser.add_argument(
@@ -58,12 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     data = options.dataset, options.manual_dir, options.data_dir
-    try:
-        print(build(*data, options.gap, options.flow))
-    except UserError as error:
-        print(f"build_benchmark: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(
+        "build_benchmark",
+        lambda: print(build(*data, options.gap, options.flow)),
+        interrupted="interrupted; run the same command again.",
+    )
 
 
 if __name__ == "__main__":

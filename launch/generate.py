@@ -13,9 +13,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_pipelines.builders.generation import generate_dataset
-from data_pipelines.builders.oclr_syn import OclrSyn
+from data_pipelines.builders.oclr_syn import OclrSyn, OclrSynConfig
 from data_pipelines.synthetic import Sources, open_sources
-from oclr_jax.errors import UserError
+from oclr_jax.command import run_command
 from oclr_jax.flow.source import GRAMMAR, open_estimator
 
 
@@ -47,34 +47,29 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
-    config = configs[options.config]
-    try:
-        sources = open_sources(options.images, options.silhouettes, options.videos)
-        _name_broken_files(sources)
-        # Flow is estimated at the resolution of the rendered frames.
-        height, width = config.scene.render_height, config.scene.render_width
-        own_size = {"dis": {"height": height, "width": width}, "raft": {"rows": None}}
-        estimator = open_estimator(options.flow, own_size)
-        directory, rendered = generate_dataset(
-            config,
-            options.data_dir,
-            estimator,
-            seed=options.seed,
-            processes=options.processes,
-            quiet=options.quiet,
-            sources=sources,
-        )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "Interrupted; finished files are kept. Run the same command again to resume.",
-            file=sys.stderr,
-        )
-        return 130
+    return run_command(
+        "generate",
+        lambda: _generate(options, configs[options.config]),
+        interrupted="interrupted; finished files are kept. Run the same command again to resume.",
+    )
+
+
+def _generate(options: argparse.Namespace, config: OclrSynConfig) -> None:
+    sources = open_sources(options.images, options.silhouettes, options.videos)
+    _name_broken_files(sources)
+    # Flow is estimated at the resolution of the rendered frames.
+    height, width = config.scene.render_height, config.scene.render_width
+    own_size = {"dis": {"height": height, "width": width}, "raft": {"rows": None}}
+    directory, rendered = generate_dataset(
+        config,
+        options.data_dir,
+        open_estimator(options.flow, own_size),
+        seed=options.seed,
+        processes=options.processes,
+        quiet=options.quiet,
+        sources=sources,
+    )
     print(f"{directory} {'is ready' if rendered else 'exists; nothing to do'}")
-    return 0
 
 
 def _name_broken_files(sources: Sources) -> None:

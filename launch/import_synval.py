@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_pipelines.builders.synval import import_synval
-from oclr_jax.errors import UserError
+from oclr_jax.command import run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,20 +26,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
-    try:
-        directory, made = import_synval(
-            options.folder,
-            options.data_dir,
-            options.config,
-            options.split,
-            options.processes,
-            options.quiet,
-        )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return run_command(
+        "import_synval",
+        lambda: _import(options),
+        interrupted="interrupted; finished files are kept. Run the same command again to resume.",
+    )
+
+
+def _import(options: argparse.Namespace) -> None:
+    directory, made = import_synval(
+        options.folder,
+        options.data_dir,
+        options.config,
+        options.split,
+        options.processes,
+        options.quiet,
+    )
     print(f"{directory} {'is ready' if made else 'exists; nothing to do'}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from oclr_jax.errors import InputWarning, UserError, describe_os_error
+from oclr_jax.errors import NO_SPACE, InputWarning, UserError, describe_os_error
 from oclr_jax.signals import Terminated, termination_raises
 
 BAD_INPUT = 2
@@ -45,7 +45,9 @@ def run_command(
         _discard_output()
         return PIPE_CLOSED
     except OSError as error:
-        return _fail(name, f"{describe_os_error(error)}; check the path, its permissions and disk.")
+        full = error.errno in NO_SPACE
+        advice = "free some space" if full else "check the path and its permissions"
+        return _fail(name, f"{describe_os_error(error)}; {advice}.")
     except UnicodeError as error:
         return _fail(name, f"a file name holds bytes that are no text ({error}); rename the file.")
     except KeyboardInterrupt as error:

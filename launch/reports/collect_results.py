@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from configs.oclr_flow import get_config
+from oclr_jax.command import run_command
 from oclr_jax.datasets.ablations import (
     COLUMNS,
     E6,
@@ -325,20 +326,19 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, help="folder for results.md and results.csv")
     options = parser.parse_args(arguments)
+    return run_command("collect_results", lambda: _collect(options.workdirs, options.output))
+
+
+def _collect(workdirs: list[Path], output: Path | None) -> None:
     notes: list[str] = []
-    try:
-        runs = [run for workdir in options.workdirs if (run := read_run(workdir, notes))]
-        tables = make_tables(runs)
-        markdown = to_markdown(tables, notes)
-        if options.output:
-            for name, text in (("results.md", markdown), ("results.csv", to_csv(tables))):
-                with replacing(options.output / name) as temporary:
-                    temporary.write_text(text, encoding="utf-8")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    runs = [run for workdir in workdirs if (run := read_run(workdir, notes))]
+    tables = make_tables(runs)
+    markdown = to_markdown(tables, notes)
+    if output:
+        for name, text in (("results.md", markdown), ("results.csv", to_csv(tables))):
+            with replacing(output / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
     print(markdown, end="")
-    return 0
 
 
 if __name__ == "__main__":

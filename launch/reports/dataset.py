@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from oclr_jax.command import run_command
 from oclr_jax.errors import UserError
 from oclr_jax.flow import FlowEstimator, from_settings, resize_flow
 from oclr_jax.show.contact_sheet import contact_sheet
@@ -67,15 +68,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--sheets", type=int, default=6, help="number of contact sheets of the first dataset"
     )
     options = parser.parse_args(arguments)
-    try:
-        write_report(
-            options.datasets, options.real, options.output, options.sequences, options.sheets
-        )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return run_command("dataset", lambda: _report(options))
+
+
+def _report(options: argparse.Namespace) -> None:
+    write_report(options.datasets, options.real, options.output, options.sequences, options.sheets)
     print(options.output)
-    return 0
 
 
 def write_report(

@@ -46,7 +46,10 @@ def _row(report: dict[str, Any], protocol: str, entry: dict[str, Any]) -> str:
 def write_csv(path: Path, report: dict[str, Any]) -> None:
     """Writes one row for each object, sequence and protocol, and one for each mean."""
     figures = list(dict.fromkeys(name for _, _, row in _rows(report) for name in row))
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["dataset", "gap", "protocol", "scored_on", "sequence", "object", *figures])
         for protocol, place, row in _rows(report):

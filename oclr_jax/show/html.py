@@ -34,7 +34,7 @@ def write_page(path: str | os.PathLike, title: str, parts: Iterable[str]) -> Non
         f"<body>{''.join(parts)}</body></html>\n"
     )
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def escape(value: Any) -> str:

@@ -190,16 +190,17 @@ def test_full_disk_is_told(tmp_path):
     assert [path.name for path in unfinished.iterdir()] == ["metadata.json"]
 
 
-def test_interrupt_leaves_nothing_that_looks_finished(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_interrupt_leaves_nothing_that_looks_finished(tmp_path, number):
     command = [*COMMAND, "--config", "syn_val", "--data_dir", str(tmp_path), "--processes", "1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     # The temporary file appears when the rendering process has begun.
     deadline = time.monotonic() + 60
-    while not list(tmp_path.rglob(".oclr_syn-*")) and time.monotonic() < deadline:
+    while not list(tmp_path.rglob(".oclr-*")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "Run the same command again to resume" in errors and "Traceback" not in errors
     (unfinished,) = tmp_path.glob("oclr_syn/syn_val/*")
     assert unfinished.suffix == ".unfinished"
