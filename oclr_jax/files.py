@@ -61,8 +61,10 @@ def check_input(path: str | os.PathLike) -> Path:
     if "://" in text:
         raise UserError(f"{text} is a URL; download it and give the local file.")
     path = Path(path)
-    if path.exists():
+    if path.is_file() or path.is_dir():
         return path
+    if path.exists():
+        raise UserError(f"{text} is a pipe or a device; save it to a file and give that.")
     if re.search(r"[*?\[]|%\d*d", path.name):
         raise UserError(f"{text} is a pattern; give the folder of the frames, {path.parent}.")
     raise UserError(f"{text} does not exist; check the path.")

@@ -363,6 +363,37 @@ def test_paths_that_cannot_be_meant(capsys, tmp_path, clip, monkeypatch, argumen
     assert says in refused(capsys, tmp_path, *arguments)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["segment", "pipe", "out"],
+        ["segment", "clip", "pipe"],
+        ["segment", "clip", "out", "--weights", "pipe"],
+        ["segment", "clip", "out", "--flow", "pipe"],
+        ["segment", "clip", "out", "--flow", "raft:pipe"],
+        ["flow", "pipe", "out"],
+        ["evaluate", "--dataset", "davis2016", "--data", "pipe"],
+        ["evaluate", "--dataset", "folder", "--data", "clip", "--output", "pipe"],
+        ["convert", "pipe", "out"],
+    ],
+)
+def test_a_pipe_is_refused(capsys, tmp_path, clip, monkeypatch, arguments):
+    """Reading one would wait for ever."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+
+    def late(*_):
+        raise AssertionError("the command hangs")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(10)
+    try:
+        assert "pipe" in refused(capsys, tmp_path, *arguments)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
 def test_the_input_is_not_replaced(capsys, tmp_path, clip, weights):
     """Here the frames are what `--overwrite` would replace."""
     clip.rename(tmp_path / "masks")
@@ -374,14 +405,14 @@ def test_the_input_is_not_replaced(capsys, tmp_path, clip, weights):
 
 
 def test_names_that_are_no_text(capsys, tmp_path, clip, weights):
-    clip = clip.rename(tmp_path / os.fsdecode(b"caf\xe9"))
-    (clip / "0.png").rename(clip / os.fsdecode(b"0\xe9.png"))
+    """An output may have one, an input not: it is the name of the video in objects.json."""
     output = tmp_path / os.fsdecode(b"\xe9")
     assert cli.main(["segment", str(clip), str(output), "--weights", str(weights)]) == 0
     assert "see " in capsys.readouterr().out
-    record = json.loads((output / "objects.json").read_text(encoding="utf-8"))
-    assert record["video"]["name"] == clip.name
-    assert (output / "masks" / os.fsdecode(b"0\xe9.png")).is_file()
+    assert (output / "overlay.mp4").is_file() and (output / "objects.json").is_file()
+    clip = clip.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    arguments = ("segment", clip, tmp_path / "out", "--weights", weights)
+    assert "not valid UTF-8; rename it" in refused(capsys, tmp_path, *arguments)
 
 
 def test_the_output_is_checked_before_the_input_is_read(capsys, tmp_path, monkeypatch):
