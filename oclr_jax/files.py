@@ -42,15 +42,15 @@ _WRITE_ERRORS = (*NO_SPACE, errno.EROFS)
 
 
 class WriteError(UserError):
-    """A file or folder could not be written."""
+    """A file or folder could not be written. Its arguments can be sent between processes."""
 
-    def __init__(self, path: str | os.PathLike, error: OSError):
-        self.error = error
-        space = "free some space or " if error.errno in NO_SPACE else ""
-        super().__init__(
-            f"Cannot write {os.fspath(path)}: {os_error_reason(error)}; {space}choose another "
-            "folder."
-        )
+    def __init__(self, path: str | os.PathLike, number: int | None, reason: str):
+        super().__init__(path, number, reason)
+
+    def __str__(self) -> str:
+        path, number, reason = self.args
+        space = "free some space or " if number in NO_SPACE else ""
+        return f"Cannot write {os.fspath(path)}: {reason}; {space}choose another folder."
 
 
 def check_input(path: str | os.PathLike) -> Path:
@@ -96,7 +96,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             os.replace(temporary, path)
     except OSError as error:
         if error.filename is None or _is_write_error(error, path.parent):
-            raise WriteError(path, error) from error
+            raise WriteError(path, error.errno, os_error_reason(error)) from error
         raise
 
 
@@ -182,7 +182,7 @@ def locked_output(output: str | os.PathLike) -> Iterator[Path]:
             with suppress(OSError):
                 path.rmdir()
         if isinstance(error, OSError) and _is_write_error(error, folder):
-            raise WriteError(output, error) from error
+            raise WriteError(output, error.errno, os_error_reason(error)) from error
         raise
 
 
@@ -224,7 +224,7 @@ def staged_output(
             with deferred_signals():
                 _recover(folder, names)
             if isinstance(error, WriteError):  # names a file of the staging folder
-                raise WriteError(output, error.error) from error
+                raise WriteError(output, *error.args[1:]) from error
             raise
 
 

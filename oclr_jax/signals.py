@@ -13,7 +13,7 @@ class Terminated(KeyboardInterrupt):
     """
 
     def __init__(self, number: int):
-        super().__init__(signal.Signals(number).name)
+        super().__init__(number)
         self.number = number
 
 

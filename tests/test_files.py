@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import stat
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from oclr_jax.errors import UserError
 from oclr_jax.files import (
     PUBLISHING,
     STAGING,
+    WriteError,
     check_input,
     locked_output,
     replacing,
@@ -149,6 +151,11 @@ def test_a_full_disk_is_named_although_a_file_writer_said_it_first(tmp_path):
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert everything(tmp_path) == []
+
+
+def test_a_write_error_comes_back_from_another_process():
+    error = WriteError("out", errno.ENOSPC, "the disk is full")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_an_input_inside_the_results_is_refused(tmp_path):
