@@ -20,6 +20,7 @@ from oclr_jax.flow import to_folder, write_flo
 from oclr_jax.models.oclr import parameter_shapes
 from oclr_jax.models.parameters import unflatten
 from oclr_jax.video.writer import video_writer
+from oclr_jax.weights import convert
 from oclr_jax.weights.file import save_weights
 from tests.clips import CONFIG, INFO, moving_clip, texture, write_frames
 from tests.video.videos import encode, packet_places
@@ -292,7 +293,7 @@ def test_sigterm_leaves_nothing_of_the_other_commands(
             evaluation,
             "open_dataset",
         ),
-        "convert": (["a.pth", "new/out"], convert, "read_state_dict"),
+        "convert": (["a.pth", "new/out"], convert, "import_checkpoint"),
     }[command]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, name, terminated)
@@ -470,7 +471,7 @@ def test_what_may_not_be_read(tmp_path, clip, weights):
     commands = [[str(argument) for argument in command] for command in commands]
     # Imported before the rights are given up: the checkout may lie where nobody may look.
     code = f"""
-import os, oclr_jax.pipeline, oclr_jax.evaluate, oclr_jax.torch_import.convert
+import os, oclr_jax.pipeline, oclr_jax.evaluate, oclr_jax.weights.convert
 import oclr_jax.flow.raft, oclr_jax.flow.to_folder
 from oclr_jax import cli
 os.setgid(65534); os.setuid(65534)

@@ -4,6 +4,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from oclr_jax.errors import UserError
+from oclr_jax.files import check_input
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import import_checkpoint, save_weights
 
@@ -17,7 +19,12 @@ def convert_checkpoint(in_pth: str | os.PathLike, out: str | os.PathLike) -> Wei
     Raises:
       UserError: for every file that is not such a checkpoint, or that cannot be read or written.
     """
-    params, info = import_checkpoint(in_pth)
+    source = check_input(in_pth)
+    if Path(out).exists() and source.samefile(out):
+        raise UserError(
+            f"{in_pth} would be replaced by its conversion; choose another output file."
+        )
+    params, info = import_checkpoint(source)
     info = replace(info, name=Path(out).stem)
     save_weights(out, params, info, dtype="float32")
     return info

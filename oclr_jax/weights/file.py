@@ -118,6 +118,8 @@ def import_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Any], WeightsI
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays and the metadata of a file."""
+    with open(path, "rb"):
+        pass  # an OSError that names the reason; `safe_open` calls every failure a missing file
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
