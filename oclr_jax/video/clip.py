@@ -3,8 +3,9 @@
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +15,8 @@ from tqdm import tqdm
 from oclr_jax.errors import InputWarning, UserError
 from oclr_jax.video.folder import FOLDER_FPS
 from oclr_jax.video.reader import MIN_SIDE, VideoSource, open_video
-from oclr_jax.video.shots import find_shots
+from oclr_jax.video.repeats import RepeatFinder
+from oclr_jax.video.shots import find_shots, thumbnail
 from oclr_jax.video.times import even_times, frame_times
 
 Item = TypeVar("Item")
@@ -33,10 +35,34 @@ class Clip:
     shots: list[range]
     frames: Callable[[], Iterator[UInt8[np.ndarray, "h w 3"]]]
     pixel_aspect: Fraction = Fraction(1)  # width / height of a pixel
+    repeats: dict[int, int] = field(default_factory=dict)  # number of the frame that one repeats
 
     @property
     def count(self) -> int:
         return len(self.stems)
+
+    def without_repeats(self) -> "Clip":
+        """The clip less the frames that repeat an earlier one; `positions` leads back."""
+        kept = [frame for frame in range(self.count) if frame not in self.repeats]
+        before = np.searchsorted(kept, [shot.start for shot in self.shots] + [self.count])
+
+        def frames() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+            return (image for frame, image in enumerate(self.frames()) if frame not in self.repeats)
+
+        return replace(
+            self,
+            stems=[self.stems[frame] for frame in kept],
+            times=[self.times[frame] for frame in kept],
+            shots=[range(int(a), int(b)) for a, b in pairwise(before)],
+            frames=frames,
+            repeats={},
+        )
+
+    def positions(self) -> list[int]:
+        """For each frame, the number in `without_repeats()` of itself or of what it repeats."""
+        originals = [self.repeats.get(frame, frame) for frame in range(self.count)]
+        numbers = {frame: number for number, frame in enumerate(sorted(set(originals)))}
+        return [numbers[original] for original in originals]
 
 
 def open_clip(
@@ -64,7 +90,7 @@ def open_clip(
             stamps.append(time)
             yield image
 
-    shots = find_shots(images())
+    shots, repeats = _shots_and_repeats(images())
     times, fps = frame_times(stamps, video.rate, video.tick)
     return Clip(
         name=video.path.name if video.path.is_dir() else video.path.stem,
@@ -76,12 +102,33 @@ def open_clip(
         shots=shots,
         frames=lambda: _same_number(video, len(stamps)),
         pixel_aspect=video.pixel_aspect,
+        repeats=repeats,
     )
 
 
 def progress(items: Iterable[Item], what: str, total: int | None, quiet: bool) -> Iterator[Item]:
     """The items, with a progress bar that is silent where standard error is no terminal."""
     yield from tqdm(items, what, total, leave=False, disable=quiet or None)
+
+
+def _shots_and_repeats(
+    frames: Iterable[UInt8[np.ndarray, "h w 3"]],
+) -> tuple[list[range], dict[int, int]]:
+    """The shots, and for each frame that repeats an earlier one of its shot that one's number."""
+    finder = RepeatFinder()
+
+    def thumbnails() -> Iterator[UInt8[np.ndarray, "64 112 3"]]:
+        for frame in frames:
+            small = thumbnail(frame)
+            finder.add(small)
+            yield small
+
+    shots = find_shots(thumbnails())
+    originals = finder.originals()
+    inside = ((frame, shot.start) for shot in shots for frame in shot)
+    return shots, {
+        frame: originals[frame] for frame, start in inside if start <= originals[frame] < frame
+    }
 
 
 def _same_number(video: VideoSource, count: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -108,6 +155,7 @@ def _array_clip(frames: UInt8[np.ndarray, "t h w 3"]) -> Clip:
             f"There are {len(frames)} frames of {frames.shape[2]}x{frames.shape[1]} pixels; at "
             f"least 2 are needed, each side with {MIN_SIDE} or more."
         )
+    shots, repeats = _shots_and_repeats(frames)
     return Clip(
         name="frames",
         stems=[f"{frame:05d}" for frame in range(len(frames))],
@@ -115,6 +163,7 @@ def _array_clip(frames: UInt8[np.ndarray, "t h w 3"]) -> Clip:
         width=frames.shape[2],
         fps=FOLDER_FPS,
         times=even_times(len(frames), FOLDER_FPS),
-        shots=find_shots(frames),
+        shots=shots,
         frames=lambda: iter(frames),
+        repeats=repeats,
     )

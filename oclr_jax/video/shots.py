@@ -32,10 +32,15 @@ def find_shots(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[range]:
     return [range(a, b) for a, b in zip(starts, [*starts[1:], count], strict=True) if a < b]
 
 
+def thumbnail(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "64 112 3"]:
+    """A frame reduced to what cuts and repeats are found by; a thumbnail stays as it is."""
+    return cv2.resize(frame, (112, 64), interpolation=cv2.INTER_AREA)
+
+
 def _signature(
     frame: UInt8[np.ndarray, "h w 3"],
 ) -> tuple[Float64[np.ndarray, "bins"], Float64[np.ndarray, "cells"]]:
-    small = cv2.resize(frame, (112, 64), interpolation=cv2.INTER_AREA)
+    small = thumbnail(frame)
     bins = (small // 32).astype(np.int64) @ np.array([64, 8, 1])
     colours = np.bincount(bins.ravel(), minlength=512) / bins.size
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
