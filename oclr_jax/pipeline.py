@@ -106,15 +106,17 @@ def segment_video(
     clip = open_clip(frames_or_path, quiet, keep_damaged)
     model = segmenter.info.model
     source = open_source(flow, segmenter.info.flow, clip, model.gaps)
-    fields = np.zeros((clip.count, model.height, model.width, 2 * len(model.gaps)), np.float32)
+    moving, positions = _without_repeats(clip, source)
+    fields = np.zeros((moving.count, model.height, model.width, 2 * len(model.gaps)), np.float32)
 
     def remember(flows: Iterable[FrameFlow]) -> Iterator[FrameFlow]:
         for frame_flow in flows:
             fields[frame_flow.frame] = frame_flow.flow
             yield frame_flow
 
-    flows = remember(stream_flow(clip, source, model.gaps, (model.height, model.width)))
-    tracks, moves = run(clip, flows, segmenter, refiners, quiet)
+    flows = remember(stream_flow(moving, source, model.gaps, (model.height, model.width)))
+    tracks, moves = run(moving, flows, segmenter, refiners, quiet)
+    tracks = [track.at_frames(positions) for track in tracks]
     masks = np.zeros((clip.count, clip.height, clip.width), np.uint8)
     amodal = {track.id: np.zeros(masks.shape, bool) for track in tracks}
     entries = []
@@ -125,7 +127,7 @@ def segment_video(
         entries.append(track_entries(tracks, frame, clip.stems[frame], masks[frame], present))
     order = [track.id for track in sorted(tracks, key=lambda track: track.rank)]
     record = make_record(clip, _settings(segmenter, source, refiners), tracks, entries, moves)
-    return SegmentedVideo(masks, amodal, order, record, fields)
+    return SegmentedVideo(masks, amodal, order, record, fields[positions])
 
 
 def segment_to_folder(
@@ -164,8 +166,10 @@ def segment_to_folder(
         clip = open_clip(input, quiet, keep_damaged)
         model = segmenter.info.model
         source = open_source(flow, segmenter.info.flow, clip, model.gaps)
-        flows = stream_flow(clip, source, model.gaps, (model.height, model.width))
-        tracks, moves = run(clip, flows, segmenter, refiners, quiet)
+        moving, positions = _without_repeats(clip, source)
+        flows = stream_flow(moving, source, model.gaps, (model.height, model.width))
+        tracks, moves = run(moving, flows, segmenter, refiners, quiet)
+        tracks = [track.at_frames(positions) for track in tracks]
         entries = _write_masks(folder, clip, tracks, overlay, quiet)
         record = make_record(clip, _settings(segmenter, source, refiners), tracks, entries, moves)
         write_json(folder / "objects.json", record)
@@ -210,6 +214,16 @@ def _write_frame(
         write_png(folder / "amodal" / str(id) / f"{stem}.png", mask * np.uint8(255))
     entries = track_entries(tracks, frame, stem, ids, amodal)
     return entries, None if image is None else paint_ids(image, ids)
+
+
+def _without_repeats(clip: Clip, source: FlowEstimator | FlowFolder) -> tuple[Clip, list[int]]:
+    """The clip less its repeated frames, and for each frame of `clip` its number there.
+
+    A folder of flow belongs to all frames, so none is left out.
+    """
+    if isinstance(source, FlowFolder):
+        return clip, list(range(clip.count))
+    return clip.without_repeats(), clip.positions()
 
 
 def _settings(

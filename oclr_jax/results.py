@@ -57,6 +57,7 @@ class VideoEntry(TypedDict):
     fps: float  # mean frames per second
     times: list[float]  # of each frame, in seconds from the first
     pixel_aspect: list[int]  # width : height of a pixel
+    repeats: list[list[int]]  # [frame, the earlier frame that it repeats and whose masks it has]
     shots: list[list[int]]  # [first frame, last frame] of each
     moves: bool  # false where nothing in the video moves
 
@@ -109,6 +110,7 @@ def make_record(
         fps=float(clip.fps),
         times=[round(float(time), 6) for time in clip.times],
         pixel_aspect=list(clip.pixel_aspect.as_integer_ratio()),
+        repeats=[list(pair) for pair in clip.repeats.items()],
         shots=[[shot.start, shot.stop - 1] for shot in clip.shots],
         moves=moves,
     )

@@ -84,6 +84,18 @@ class Track:
         stored = [masks[frame] for masks in (self.modal, self.amodal) if frame in masks]
         return next((mask.score for mask in stored if mask.score > 0), 0.0)
 
+    def at_frames(self, positions: Sequence[int]) -> "Track":
+        """The same object in a video whose frame i shows frame positions[i] of this one.
+
+        Probabilities, which only refiners need, are left out.
+        """
+        places = list(enumerate(positions))
+        amodal, modal = (
+            {frame: masks[place] for frame, place in places if place in masks}
+            for masks in (self.amodal, self.modal)
+        )
+        return Track(self.id, self.rank, self.shot, amodal, modal)
+
 
 def frame_masks(
     tracks: Sequence[Track], frame: int, height: int, width: int

@@ -366,3 +366,26 @@ def test_a_variable_frame_rate(tmp_path):
     overlay = open_clip(tmp_path / "out" / "overlay.mp4")
     shown = [float(time) for time in overlay.times]
     np.testing.assert_allclose(shown, record["video"]["times"], atol=1e-4)
+
+
+def test_repeated_frames_have_the_masks_of_their_twin(tmp_path):
+    order = [0, 1, 2, 3, 3, 4, 5, 6, 7, 7, 7, 8, 9]
+    frames, truth = moving_clip(10), square_masks(10)[order]
+    plain, result = segment_video(frames), segment_video(frames[order])
+    assert np.array_equal(result.masks, plain.masks[order])
+    assert np.array_equal(result.flow, plain.flow[order])
+    for id in (1, 2):
+        assert np.array_equal(result.amodal[id], plain.amodal[id][order])
+        assert jaccard(result.masks == id, truth == id).min() > 0.5
+    assert result.record["video"]["repeats"] == [[4, 3], [9, 8], [10, 8]]
+    record = segment_to_folder(write_frames(tmp_path / "in", frames[order]), tmp_path / "out")
+    assert record["objects"] == result.record["objects"] or len(record["objects"]) == 2
+    masks = [read_ids(tmp_path / "out" / "masks" / f"{i}.png") for i in range(len(order))]
+    assert np.array_equal(np.stack(masks), result.masks)
+    assert open_clip(tmp_path / "out" / "overlay.mp4").count == 13
+
+
+def test_a_video_of_one_picture_has_no_objects():
+    result = segment_video(np.repeat(moving_clip(1), 5, axis=0))
+    assert not result.masks.any() and not result.record["video"]["moves"]
+    assert result.flow.shape[0] == 5
