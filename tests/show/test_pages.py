@@ -9,6 +9,7 @@ from oclr_jax.datasets.benchmarks import BENCHMARKS, VOID
 from oclr_jax.datasets.layouts import find_benchmark_sequences
 from oclr_jax.evaluate import evaluate_dataset
 from oclr_jax.show.evaluation_page import sequence_strip
+from oclr_jax.show.html import table
 from oclr_jax.show.training_page import TrainingSummary, write_training_page
 from oclr_jax.video.png import write_ids
 from tests.datasets.miniatures import MINIATURES, mask
@@ -122,3 +123,19 @@ def test_page_of_a_run_without_evaluations(tmp_path):
     write_training_page(path, training(scores=[], strips={}, phases=phases, steps=(60, 60)))
     page = path.read_text(encoding="utf-8")
     assert "Not evaluated yet" in page and "None drawn yet" in page and ": finished" in page
+
+
+def test_the_newest_evaluations_are_shown(tmp_path):
+    scores = [{"step": step, "loss": 0.5} for step in range(1, 26)]
+    write_training_page(tmp_path / "report.html", training(scores=scores))
+    cells = Cells()
+    cells.feed((tmp_path / "report.html").read_text(encoding="utf-8"))
+    steps = [int(row[0]) for row in cells.rows if row[1:] == ["0.5000"]]
+    assert steps == list(range(6, 26))
+
+
+def test_table_marks_numbers_and_highlighted_rows():
+    html = table(["name", "J"], [["a", 1], ["b", 2]], numbers_from=1, highlighted=[1])
+    assert html.count("<tr class=highlight>") == 1
+    assert html.index("<tr class=highlight>") > html.index(">a<")
+    assert "<td class=number>2</td>" in html and "<td>b</td>" in html
