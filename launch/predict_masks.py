@@ -12,7 +12,6 @@ from pathlib import Path
 # Runs from a checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import jax
 import numpy as np
 from jaxtyping import Float32
 
@@ -22,7 +21,8 @@ from oclr_jax.errors import UserError
 from oclr_jax.flow import resize_flow
 from oclr_jax.oclr.predict import Segmenter, load_segmenter, overlap_of
 from oclr_jax.oclr.sequences import predict_sequence
-from oclr_jax.weights.segmentation import find_weights
+from oclr_jax.weights.file import DEFAULT_WEIGHTS
+from oclr_jax.weights.registry import find_weights
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.name or segmenter.info.name,
             lambda flow: predict_stored(segmenter, flow),
             (model.height, model.width, model.queries),
-            describe(segmenter, find_weights(options.weights)),
+            describe(segmenter, find_weights(options.weights or DEFAULT_WEIGHTS)),
             quiet=options.quiet,
         )
     except UserError as error:
@@ -76,7 +76,7 @@ def describe(segmenter: Segmenter, weights: Path) -> dict[str, object]:
             "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         },
         "window": {"frames": model.frames, "overlap": overlap_of(model)},
-        "precision": "float32" if jax.default_backend() == "cpu" else model.compute_dtype,
+        "precision": segmenter.precision,
     }
 
 

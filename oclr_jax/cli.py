@@ -12,6 +12,7 @@ from oclr_jax.command import run_command
 from oclr_jax.datasets.benchmarks import BENCHMARKS, PROTOCOLS, SYNTHETIC
 from oclr_jax.errors import UserError
 from oclr_jax.files import locked_output
+from oclr_jax.types import PRECISIONS
 
 # As `flow.source` takes them; not imported from there, so that the help does not load OpenCV.
 _ESTIMATORS = "dis[:PRESET], raft[:WEIGHTS] or raft-small[:WEIGHTS]"
@@ -153,7 +154,17 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="refiners of the tracks, separated by commas, applied in order (default: none)",
     )
+    _add_precision(parser)
     parser.add_argument("--quiet", action="store_true", help="print no progress")
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="numeric precision of OCLR and RAFT (default: float32 on a CPU, bfloat16 on GPU and "
+        "TPU)",
+    )
 
 
 def _add_flow(commands) -> None:
@@ -183,6 +194,7 @@ def _add_flow(commands) -> None:
     parser.add_argument(
         "--check", action="store_true", help="print the photometric error before and after warping"
     )
+    _add_precision(parser)
     parser.add_argument("--quiet", action="store_true", help="print no progress")
 
 
@@ -215,13 +227,17 @@ def _segment(options: argparse.Namespace) -> None:
         overlay=not options.no_overlay,
         overwrite=options.overwrite,
         keep_damaged=options.keep_damaged,
+        precision=options.precision,
         quiet=options.quiet,
     )
     if not record["video"]["moves"]:
         print(f"Nothing moves in {options.input}: the masks are empty.")
     elif not options.quiet:
         found, frames = len(record["objects"]), record["video"]["frames"]
-        print(f"Moving objects found: {found}, in {frames} frames; see {options.output}.")
+        print(
+            f"Moving objects found: {found}, in {frames} frames, computed in "
+            f"{record['settings']['precision']}; see {options.output}."
+        )
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -242,7 +258,12 @@ def _evaluation_report(options: argparse.Namespace) -> dict[str, Any]:
                 "protocol paper; leave out --results, --flow, --gap, --protocol and --refine."
             )
         return evaluate_synthetic(
-            options.dataset, options.data, options.weights, options.output, options.quiet
+            options.dataset,
+            options.data,
+            options.weights,
+            options.output,
+            options.quiet,
+            options.precision,
         )
     return evaluate_dataset(
         options.dataset,
@@ -255,6 +276,7 @@ def _evaluation_report(options: argparse.Namespace) -> dict[str, Any]:
         protocols=_names(options.protocol),
         output=options.output,
         quiet=options.quiet,
+        precision=options.precision,
     )
 
 
@@ -272,10 +294,12 @@ def _flow(options: argparse.Namespace) -> None:
         raise UserError(
             f"--gaps takes whole numbers separated by commas, such as 1,-1, not {options.gaps!r}."
         ) from None
+    # RAFT works on the frames at their own size.
+    estimator = open_estimator(options.flow, {"raft": {"rows": None}}, options.precision)
     checks = flow_to_folder(
         options.input,
         options.output,
-        open_estimator(options.flow, {"raft": {"rows": None}}),  # frames keep their own size
+        estimator,
         gaps,
         format=options.format,
         color=options.color,
@@ -283,6 +307,8 @@ def _flow(options: argparse.Namespace) -> None:
         keep_damaged=options.keep_damaged,
         quiet=options.quiet,
     )
+    if "precision" in estimator.settings() and not options.quiet:
+        print(f"RAFT flow, computed in {estimator.settings()['precision']}; see {options.output}.")
     for gap, before, after in checks:
         print(f"gap {gap}: mean absolute grey difference {before:.2f}, after warping {after:.2f}")
 

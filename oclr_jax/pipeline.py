@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, UInt8
 import oclr_jax
 from oclr_jax.files import staged_output, write_json
 from oclr_jax.flow import FlowEstimator, FlowFolder, FrameFlow, open_source, stream_flow
+from oclr_jax.flow.source import warn_of_other_flow
 from oclr_jax.oclr.predict import STILL_FLOW, Segmenter, find_tracks, load_segmenter, overlap_of
 from oclr_jax.oclr.tracking import MIN_AREA, MIN_LINK_IOU, MIN_SCORE
 from oclr_jax.refine.refiner import (
@@ -87,6 +88,7 @@ def segment_video(
     refine: Sequence[str] = (),
     quiet: bool = True,
     keep_damaged: bool = False,
+    precision: str | None = None,
 ) -> SegmentedVideo:
     """Segments a video in memory. For long videos use `segment_to_folder`.
 
@@ -98,14 +100,15 @@ def segment_video(
       refine: names of refiners, applied in this order.
       quiet: no progress bars.
       keep_damaged: use the intact frames of a damaged video file instead of refusing it.
+      precision: of the models, "float32" or "bfloat16"; None for float32 on a CPU, else bfloat16.
 
     Raises UserError for anything that cannot be segmented.
     """
     refiners = open_refiners(refine)
-    segmenter = load_segmenter(weights)
+    segmenter = load_segmenter(weights, precision)
     clip = open_clip(frames_or_path, quiet, keep_damaged)
     model = segmenter.info.model
-    source = open_source(flow, segmenter.info.flow, clip, model.gaps)
+    source = _open_source(segmenter, flow, clip)
     moving, positions = _without_repeats(clip, source)
     fields = np.zeros((moving.count, model.height, model.width, 2 * len(model.gaps)), np.float32)
 
@@ -140,6 +143,7 @@ def segment_to_folder(
     overwrite: bool = False,
     quiet: bool = True,
     keep_damaged: bool = False,
+    precision: str | None = None,
 ) -> SegmentationRecord:
     """Segments a video file or a folder of frames into the folder `output`, whole or not at all.
 
@@ -151,7 +155,7 @@ def segment_to_folder(
     Args:
       input: video file, or folder of jpg or png frames.
       output: folder, created if needed.
-      weights, flow, refine, quiet, keep_damaged: see `segment_video`.
+      weights, flow, refine, quiet, keep_damaged, precision: see `segment_video`.
       overlay: whether to write the overlay video.
       overwrite: replace results that `output` already holds.
 
@@ -162,10 +166,10 @@ def segment_to_folder(
     # Staged before the first frame is read, so that an output that cannot be written is refused at
     # once.
     with staged_output(output, RESULT_NAMES, overwrite, (input, weights, flow)) as folder:
-        segmenter = load_segmenter(weights)
+        segmenter = load_segmenter(weights, precision)
         clip = open_clip(input, quiet, keep_damaged)
         model = segmenter.info.model
-        source = open_source(flow, segmenter.info.flow, clip, model.gaps)
+        source = _open_source(segmenter, flow, clip)
         moving, positions = _without_repeats(clip, source)
         flows = stream_flow(moving, source, model.gaps, (model.height, model.width))
         tracks, moves = run(moving, flows, segmenter, refiners, quiet)
@@ -174,6 +178,17 @@ def segment_to_folder(
         record = make_record(clip, _settings(segmenter, source, refiners), tracks, entries, moves)
         write_json(folder / "objects.json", record)
     return record
+
+
+def _open_source(
+    segmenter: Segmenter, flow: str | os.PathLike | None, clip: Clip
+) -> FlowEstimator | FlowFolder:
+    """Opens the flow of a clip for a model; warns if the model was trained on other flow."""
+    info = segmenter.info
+    source = open_source(flow, info.flow, clip, info.model.gaps, segmenter.precision)
+    if not isinstance(source, FlowFolder):
+        warn_of_other_flow(info.name, info.flow, source.settings())
+    return source
 
 
 def _write_masks(
@@ -239,6 +254,7 @@ def _settings(
         "gaps": list(info.model.gaps),
         "window": info.model.frames,
         "overlap": overlap_of(info.model),
+        "precision": segmenter.precision,
         "order_from": info.model.order_from,
         "grid": [info.model.height, info.model.width],
         "still_flow": STILL_FLOW,

@@ -10,6 +10,9 @@ from typing import NotRequired, TypedDict
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+# Of a model's computation; parameters, losses and results stay float32.
+PRECISIONS = ("float32", "bfloat16")
+
 
 class Batch(TypedDict):
     """A batch for training the segmentation of moving objects.

@@ -31,7 +31,7 @@ from tests.clips import INFO, motion_segmenter, moving_clip, square_masks, textu
 
 @pytest.fixture(autouse=True)
 def motion_model(monkeypatch):
-    monkeypatch.setattr(pipeline, "load_segmenter", lambda weights: motion_segmenter())
+    monkeypatch.setattr(pipeline, "load_segmenter", lambda *_: motion_segmenter())
 
 
 def decode(rle: dict) -> np.ndarray:
@@ -64,7 +64,7 @@ def test_one_compiled_program_serves_every_video(monkeypatch):
         return model.predict(params, flow)
 
     segmenter = predict.Segmenter(None, INFO, answer)
-    monkeypatch.setattr(pipeline, "load_segmenter", lambda weights: segmenter)
+    monkeypatch.setattr(pipeline, "load_segmenter", lambda *_: segmenter)
     for size in ((2, 64, 96), (7, 96, 48), (15, 64, 96)):
         segment_video(moving_clip(*size))
     assert shapes == {(1, 6, 32, 48, 4)}
@@ -98,7 +98,7 @@ def test_a_still_video_has_no_objects_and_the_model_is_not_asked(monkeypatch):
     rng = np.random.default_rng(0)
     still = np.stack([texture(0, 64, 96)] * 8)
     noisy = np.clip(still + rng.normal(0, 2, still.shape), 0, 255).astype(np.uint8)
-    monkeypatch.setattr(pipeline, "load_segmenter", lambda weights: never_asked())
+    monkeypatch.setattr(pipeline, "load_segmenter", lambda *_: never_asked())
     for video in (still, noisy):
         result = segment_video(video)
         assert not result.masks.any() and not result.record["objects"]

@@ -8,8 +8,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from oclr_jax.datasets.layouts import BenchmarkSequence
+from oclr_jax.errors import UserError
 from oclr_jax.evaluate.protocols import Prediction, on_windows
 from oclr_jax.flow import FrameFlow, open_source, resize_flow, stream_flow
+from oclr_jax.flow.gaps import take_gaps
 from oclr_jax.oclr.predict import Segmenter, predict_windows
 from oclr_jax.oclr.tracking import WindowLayers
 from oclr_jax.pipeline import run
@@ -22,8 +24,20 @@ from oclr_jax.video.times import even_times
 
 
 def with_gap(segmenter: Segmenter, gap: int) -> Segmenter:
-    """Returns the same model for flow at another gap and its negative."""
-    model = dataclasses.replace(segmenter.info.model, gaps=(gap, -gap))
+    """Returns the same model for flow whose smallest gap is `gap`, its other gaps in proportion.
+
+    Raises:
+      UserError: a gap would not be a whole number of frames.
+    """
+    gaps = segmenter.info.model.gaps
+    smallest = min(abs(own) for own in gaps)
+    if any(own * gap % smallest for own in gaps):
+        raise UserError(
+            f"A model of flow at gaps {', '.join(map(str, gaps))} cannot be used at gap {gap}; "
+            f"give --gap {smallest}."
+        )
+    gaps = tuple(own * gap // smallest for own in gaps)
+    model = dataclasses.replace(segmenter.info.model, gaps=gaps)
     return dataclasses.replace(segmenter, info=dataclasses.replace(segmenter.info, model=model))
 
 
@@ -68,13 +82,16 @@ def _flows(
     """Flow of each frame: stored with the dataset, or else from the source `flow`."""
     model = segmenter.info.model
     if flow is None and sequence.flow is not None:
-        fields = resize_flow(sequence.flow(), model.height, model.width)
+        gap = min(abs(gap) for gap in model.gaps)
+        fields = take_gaps(sequence.flow(), (gap, -gap), model.gaps)
+        fields = resize_flow(fields, model.height, model.width)
         return [FrameFlow(0, frame, field) for frame, field in enumerate(fields)]
     # Folders of flow hold whole sequences; a part of one is a shot of it.
     start, stems = sequence.start, list(sequence.whole or sequence.stems)
     shot = range(start, start + len(sequence.stems))
     clip = _clip(sequence, stems, shot, height, width)
-    source = open_source(flow, segmenter.info.flow, clip, model.gaps)
+    trained_on, precision = segmenter.info.flow, segmenter.precision
+    source = open_source(flow, trained_on, clip, model.gaps, precision)
     flows = stream_flow(clip, source, model.gaps, (model.height, model.width))
     return [one._replace(frame=one.frame - start) for one in flows]
 

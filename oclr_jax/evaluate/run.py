@@ -18,7 +18,7 @@ from oclr_jax.evaluate.scores import Record, score_sequence, summarize
 from oclr_jax.evaluate.settings import evaluation_settings
 from oclr_jax.evaluate.synthetic import find_synthetic, score_synthetic, summarize_synthetic
 from oclr_jax.evaluate.truth import read_truth
-from oclr_jax.flow.source import model_estimator
+from oclr_jax.flow.source import model_estimator, warn_of_other_flow
 from oclr_jax.oclr.predict import Segmenter, load_segmenter
 from oclr_jax.refine.refiner import Refiner, open_refiners
 from oclr_jax.show.evaluation_page import sequence_strip
@@ -46,6 +46,7 @@ def evaluate_dataset(
     protocols: Sequence[str] = (),
     output: str | os.PathLike | None = None,
     quiet: bool = True,
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """Scores a model, or the folder of masks `results`, on a dataset.
 
@@ -63,6 +64,7 @@ def evaluate_dataset(
       output: folder for masks, metrics and report. Sequences that it already holds, made with the
         same settings, are not computed again.
       quiet: no progress bar.
+      precision: of the models, "float32" or "bfloat16"; None for float32 on a CPU, else bfloat16.
 
     Returns the content of metrics.json. Raises UserError for bad input.
     """
@@ -83,15 +85,18 @@ def evaluate_dataset(
             f"The flow in {data} has gap {stored['gap']}, not {gap}; give --gap {stored['gap']} or "
             "another --flow."
         )
-    segmenter = None if results else with_gap(load_segmenter(weights), gap)
+    segmenter = None if results else with_gap(load_segmenter(weights, precision), gap)
     inputs = _Inputs(segmenter, flow, refiners, results)
+    used = stored or _flow_settings(segmenter, flow)
+    if segmenter is not None:
+        warn_of_other_flow(segmenter.info.name, segmenter.info.flow, used)
     settings = evaluation_settings(
         dataset.benchmark.name,
         dataset.title,
         protocols,
         results,
         segmenter,
-        stored or _flow_settings(segmenter, flow),
+        used,
         gap,
         refiners,
     )
@@ -113,6 +118,7 @@ def evaluate_synthetic(
     weights: str | os.PathLike | None = None,
     output: str | os.PathLike | None = None,
     quiet: bool = True,
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """Scores a model on synthetic data, under `paper`: modal and amodal J and depth order.
 
@@ -121,7 +127,7 @@ def evaluate_synthetic(
     `evaluate_dataset`.
     """
     sequences = find_synthetic(name, data)
-    segmenter = load_segmenter(weights)
+    segmenter = with_gap(load_segmenter(weights, precision), 1)
     title = f"{name} ({Path(data).resolve().parent.name})" if name == "oclr_syn" else "Syn-Val"
     flow = {"estimator": "stored with the data"}
     settings = evaluation_settings(name, title, ["paper"], None, segmenter, flow, gap=1)
@@ -148,7 +154,7 @@ def _flow_settings(
 ) -> dict[str, Any] | None:
     if segmenter is None:
         return None
-    estimator = model_estimator(flow, segmenter.info.flow)
+    estimator = model_estimator(flow, segmenter.info.flow, segmenter.precision)
     return {"folder": os.fspath(flow)} if estimator is None else estimator.settings()
 
 

@@ -12,6 +12,7 @@ from oclr_jax.datasets.built import open_built
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate.scores import Record
 from oclr_jax.flow import FlowFolder, FrameFlow, resize_flow
+from oclr_jax.flow.gaps import take_gaps
 from oclr_jax.oclr.predict import Segmenter, predict_windows
 from oclr_jax.ops.metrics import assign, jaccard, order_accuracy
 from oclr_jax.tracks import modal_layers
@@ -118,7 +119,8 @@ def score_synthetic(segmenter: Segmenter, sequence: SyntheticSequence) -> Record
     masks. First paper, section 4.2 and table 1; the published program's rule.
     """
     model, amodal, modal = segmenter.info.model, sequence.amodal(), sequence.modal()
-    fields = resize_flow(sequence.flow(), model.height, model.width)
+    fields = take_gaps(sequence.flow(), (1, -1), model.gaps)
+    fields = resize_flow(fields, model.height, model.width)
     flows = [FrameFlow(0, frame, field) for frame, field in enumerate(fields)]
     values: dict[int, list[tuple[float, float]]] = {}
     right = pairs = 0

@@ -28,13 +28,16 @@ def format_table(report: dict[str, Any]) -> str:
 
 
 def describe(report: dict[str, Any]) -> str:
-    """What was scored: masks of a folder, or weights, flow, gap and refiners."""
+    """What was scored: masks of a folder, or weights, precision, flow, gap and refiners."""
     if report["results"]:
         return f"masks in {report['results']}"
     flow = report["flow"]
     name = flow.get("estimator", flow.get("folder"))
     refiners = "".join(f", refiner {refiner['name']}" for refiner in report["refiners"])
-    return f"weights {report['weights']}, flow {name} at gap {report['gap']}{refiners}"
+    return (
+        f"weights {report['weights']} in {report['precision']}, flow {name} at gap "
+        f"{report['gap']}{refiners}"
+    )
 
 
 def _row(report: dict[str, Any], protocol: str, entry: dict[str, Any]) -> str:

@@ -74,6 +74,24 @@ def gap_flows(
     return np.stack(list(stream_gap_flows(frames, gaps, estimator, batch=len(frames))))
 
 
+def take_gaps(
+    flow: Float32[np.ndarray, "*b h w c"], stored: Sequence[int], wanted: Sequence[int]
+) -> Float32[np.ndarray, "*b h w C"]:
+    """The channels of the wanted gaps, from flow that is stored at other ones.
+
+    Raises:
+      UserError: a wanted gap is not stored.
+    """
+    missing = sorted(set(wanted) - set(stored))
+    if missing:
+        raise UserError(
+            f"The model needs flow at gap {missing[0]}, and the dataset holds flow at "
+            f"{' and '.join(map(str, stored))}; give --flow, or use other weights."
+        )
+    starts = [2 * list(stored).index(gap) for gap in wanted]
+    return flow[..., [start + axis for start in starts for axis in (0, 1)]]
+
+
 def _frame_flows(
     held: dict[int, np.ndarray],
     indices: range,

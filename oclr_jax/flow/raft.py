@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
 from oclr_jax.errors import UserError
+from oclr_jax.models.precision import choose_precision
 from oclr_jax.models.raft import MIN_SIDE, RAFT, STRIDE, Context, RAFTConfig
+from oclr_jax.types import PRECISIONS
 from oclr_jax.video.resize import resize_image
 from oclr_jax.weights.file import load_weights
 from oclr_jax.weights.registry import find_weights
@@ -86,6 +88,7 @@ class RAFTFlow:
     weights: Path  # safetensors, or a released .pth
     iterations: int = ITERATIONS  # steps of refinement
     rows: int | None = MAX_ROWS  # most rows of the working grid; None for the frames' own
+    precision: str = field(default_factory=choose_precision)  # "float32" or "bfloat16"
 
     # Frames whose flow is best asked for in one call: what neighbours share is computed once.
     batch: ClassVar[int] = 4
@@ -93,6 +96,8 @@ class RAFTFlow:
     def __post_init__(self):
         if self.iterations < 1 or (self.rows is not None and self.rows < 16):
             raise UserError("RAFT needs at least 1 iteration and frames of 16 rows or more.")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"RAFT computes in {' or '.join(PRECISIONS)}, not {self.precision!r}.")
         self._load()  # so that wrong weights are refused before anything is done
 
     def __call__(
@@ -107,8 +112,7 @@ class RAFTFlow:
         on_demand = 4 / 3 * 4 * cells**2 > MAX_CORRELATION_BYTES
         on_cpu = jax.default_backend() == "cpu"
         chunk = CPU_CHUNK if on_cpu or on_demand else ACCELERATOR_CHUNK
-        # bfloat16 is slow on a CPU.
-        model = replace(model, compute_dtype="float32" if on_cpu else "bfloat16")
+        model = replace(model, compute_dtype=self.precision)
         programs = make_programs(model, self.iterations, on_demand)
 
         features = _by_frame(programs.features, variables, frames, range(len(frames)), chunk)
@@ -134,6 +138,7 @@ class RAFTFlow:
             "weights": self.weights.name,
             "iterations": self.iterations,
             "rows": self.rows,
+            "precision": self.precision,
         }
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Float32
 
 from oclr_jax.flow import FrameFlow
 from oclr_jax.models.oclr import OCLR, OCLRConfig, composing_order
+from oclr_jax.models.precision import choose_precision
 from oclr_jax.oclr.tracking import WindowLayers, link_windows
 from oclr_jax.oclr.windows import stream_windows
 from oclr_jax.storage import ArrayFile
@@ -39,6 +40,7 @@ class Segmenter:
     params: Any
     info: WeightsInfo
     predict: PredictFn
+    precision: str = "float32"  # of the computation, RAFT's included
 
 
 class FlowWindow(NamedTuple):
@@ -67,13 +69,22 @@ def make_predict_fn(model: OCLR) -> PredictFn:
     return predict
 
 
-def load_segmenter(weights: str | os.PathLike | None = None) -> Segmenter:
-    """Loads weights by name or file, None for those of the package. Raises UserError on failure."""
+def load_segmenter(
+    weights: str | os.PathLike | None = None, precision: str | None = None
+) -> Segmenter:
+    """Loads a flow model.
+
+    Args:
+      weights: name or file, None for those of the package.
+      precision: "float32" or "bfloat16", None for that of `choose_precision`.
+
+    Raises:
+      UserError: the weights cannot be used.
+    """
     params, info = load_weights(weights)
-    config = dataclasses.replace(info.model, remat=False)
-    if jax.default_backend() == "cpu":  # where bfloat16 is slow
-        config = dataclasses.replace(config, compute_dtype="float32")
-    return Segmenter(jax.device_put(params), info, make_predict_fn(OCLR(config)))
+    precision = choose_precision(precision)
+    config = dataclasses.replace(info.model, remat=False, compute_dtype=precision)
+    return Segmenter(jax.device_put(params), info, make_predict_fn(OCLR(config)), precision)
 
 
 def find_tracks(

@@ -64,7 +64,7 @@ def test_what_goes_in_comes_out(tmp_path, name):
 
 
 def test_stored_flow_is_used_at_its_gap(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "load_segmenter", lambda weights: motion_segmenter())
+    monkeypatch.setattr(run, "load_segmenter", lambda *_: motion_segmenter())
     directory = built("fbms59", tmp_path, gap=3)
     with pytest.raises(UserError, match="has gap 3, not 1"):
         evaluate_dataset("fbms59", directory)
@@ -77,7 +77,7 @@ def test_stored_flow_is_used_at_its_gap(tmp_path, monkeypatch):
 
 
 def test_rendered_data_is_scored_by_modal_and_amodal_masks(tiny_directory, monkeypatch):
-    monkeypatch.setattr(run, "load_segmenter", lambda weights: motion_segmenter())
+    monkeypatch.setattr(run, "load_segmenter", lambda *_: motion_segmenter())
     report = evaluate_synthetic("oclr_syn", tiny_directory)
     assert report["title"] == "oclr_syn (tiny)" and len(report["sequences"]) == 3
     assert 0 < report["mean"]["paper"]["J"] < 1 and 0 < report["mean"]["paper"]["J_amodal"] < 1

@@ -23,7 +23,7 @@ ALL = ("paper", "sequence-oracle", "davis-unsupervised", "no-oracle", "union")
 
 @pytest.fixture(autouse=True)
 def motion_model(monkeypatch):
-    monkeypatch.setattr(run, "load_segmenter", lambda weights: motion_segmenter())
+    monkeypatch.setattr(run, "load_segmenter", lambda *_: motion_segmenter())
 
 
 def make_dataset(root, resolution="480p", binary=True, frames=9):
@@ -179,7 +179,7 @@ def test_figures_of_other_weights_are_not_kept(tmp_path, monkeypatch):
     root, output = make_dataset(tmp_path / "data"), tmp_path / "out"
     evaluate(root, output=output)
     retrained = dataclasses.replace(motion_segmenter(), params={"a": np.ones(3, np.float32)})
-    monkeypatch.setattr(run, "load_segmenter", lambda weights: retrained)
+    monkeypatch.setattr(run, "load_segmenter", lambda *_: retrained)
     with pytest.raises(UserError, match="another weights_sha256"):
         evaluate(root, output=output)
 

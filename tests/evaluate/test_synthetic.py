@@ -108,7 +108,7 @@ def test_the_release_has_the_back_layer_first(tmp_path, monkeypatch):
     flow = sequence.flow()
     assert np.unique(flow[..., :2]).tolist() == [1] and np.unique(flow[..., 2:]).tolist() == [-1]
     model = segmenter_that_finds(layers(amodal), [0.1, 0.5, 0.9])
-    monkeypatch.setattr(run, "load_segmenter", lambda weights: model)
+    monkeypatch.setattr(run, "load_segmenter", lambda *_: model)
     output = tmp_path / "out"
     report = evaluate_synthetic("syn_val_released", root, output=output)
     assert report["mean"] == {"paper": {"J": 1.0, "J_amodal": 1.0, "order": 1.0}}

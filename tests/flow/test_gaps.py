@@ -5,7 +5,7 @@ import pytest
 
 from oclr_jax.errors import UserError
 from oclr_jax.flow import gap_flows, stream_gap_flows
-from oclr_jax.flow.gaps import neighbour
+from oclr_jax.flow.gaps import neighbour, take_gaps
 
 
 class Labels:
@@ -96,3 +96,11 @@ def test_each_pair_is_estimated_once():
     gap_flows(clip(6), (1, -1), estimator)
     (pairs,) = estimator.calls
     assert len(pairs) == len(set(pairs)) == 10
+
+
+def test_gaps_are_taken_from_stored_flow_by_number():
+    flow = np.arange(8, dtype=np.float32).reshape(1, 2, 1, 4)
+    for wanted, channels in (((1, -1), [0, 1, 2, 3]), ((-1,), [2, 3]), ((-1, 1), [2, 3, 0, 1])):
+        np.testing.assert_array_equal(take_gaps(flow, (1, -1), wanted), flow[..., channels])
+    with pytest.raises(UserError, match="needs flow at gap 2, and the dataset holds flow at 1 and"):
+        take_gaps(flow, (1, -1), (1, 2))

@@ -108,6 +108,7 @@ def test_it_can_be_sent_to_another_process_and_described(raft, weights, monkeypa
     settings = raft.settings()
     assert settings == {
         "estimator": "raft", "weights": "small.safetensors", "iterations": 4, "rows": 480,
+        "precision": "float32",
     }  # fmt: skip
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError, match="no weights small.safetensors"):

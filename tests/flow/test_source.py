@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 
 from oclr_jax.errors import UserError
-from oclr_jax.flow import DIS, FlowEstimator, FlowFolder, open_estimator, open_source, write_flo
+from oclr_jax.flow import (
+    DIS,
+    FlowEstimator,
+    FlowFolder,
+    from_settings,
+    open_estimator,
+    open_source,
+    write_flo,
+)
 from oclr_jax.flow.raft import RAFTFlow
-from oclr_jax.flow.source import model_estimator
+from oclr_jax.flow.source import model_estimator, other_flow
 from oclr_jax.video.clip import open_clip
+from oclr_jax.weights.kinds import RAFT_FLOW
 from tests.clips import moving_clip
 
 TRAINED = {"estimator": "dis", "preset": "medium", "height": 64, "width": 96}
@@ -84,6 +93,43 @@ def test_everything_else_is_a_folder(tmp_path):
     for option, says in ((tmp_path / "no", "does not exist"), (path, "is a file, not a folder")):
         with pytest.raises(UserError, match=says):
             open_source(option, TRAINED, clip, (1, -1))
+
+
+def test_precision_is_that_of_the_option_not_of_the_training(raft_weights):
+    option = f"raft:{raft_weights}"
+    assert open_estimator(option).settings()["precision"] == "float32"  # on a CPU
+    assert open_estimator(option, precision="bfloat16").settings()["precision"] == "bfloat16"
+    trained = open_estimator(option, precision="bfloat16").settings()
+    trained |= {"weights": str(raft_weights)}
+    assert model_estimator(None, trained).precision == "float32"
+    assert model_estimator(None, trained, "bfloat16").precision == "bfloat16"
+    assert model_estimator("raft", trained, "bfloat16").precision == "bfloat16"
+    assert open_estimator("dis", precision="bfloat16") == DIS()
+    assert from_settings(trained).precision == "bfloat16"
+    with pytest.raises(UserError, match="not 'float16'"):
+        open_estimator(option, precision="float16")
+
+
+def test_a_model_of_raft_flow_needs_raft_or_another_flow_by_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UserError) as refused:
+        model_estimator(None, RAFT_FLOW)
+    for part in ("raft-things.pth", "github.com/princeton-vl/RAFT", "--flow dis"):
+        assert part in str(refused.value)
+    assert model_estimator("dis", RAFT_FLOW) == DIS()
+
+
+def test_flow_other_than_that_of_the_training_is_described():
+    dis, raft = DIS().settings(), {**RAFT_FLOW, "precision": "float32"}
+    assert other_flow(dis, dis) is None
+    assert other_flow(RAFT_FLOW, raft | {"rows": None, "iterations": 12, "precision": "x"}) is None
+    assert other_flow(RAFT_FLOW, raft | {"weights": "raft-things.safetensors"}) is None
+    assert other_flow({"estimator": "dis"}, DIS(preset="fast").settings()) is None
+    assert other_flow(RAFT_FLOW, {"folder": "flows"}) is None
+    words = other_flow(RAFT_FLOW, dis)
+    assert words == "trained on RAFT (raft-things) flow and are used with DIS (fine, 256x448) flow"
+    assert other_flow(RAFT_FLOW, raft | {"weights": "raft-small.pth"})
+    assert other_flow(dis, DIS(preset="fast").settings())
 
 
 def test_only_raft_loads_jax():

@@ -1,5 +1,7 @@
 """`oclr flow`: files that `--flow FOLDER` reads, pictures, the check, and bad input."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -62,9 +64,17 @@ def test_raft_by_file(capsys, clip, tmp_path, raft_weights, weights):  # noqa: F
     assert cli.main(["flow", str(clip), str(tmp_path / "flow"), *arguments]) == 0
     flow = FlowFolder(tmp_path / "flow", STEMS)
     assert (flow.height, flow.width) == (64, 96)
+    assert "RAFT flow, computed in float32" in capsys.readouterr().out
     command = ["segment", str(clip), str(tmp_path / "out"), "--weights", str(weights)]
-    assert cli.main([*command, "--flow", f"raft:{raft_weights}", "--no-overlay"]) == 0
-    assert '"estimator": "raft"' in (tmp_path / "out" / "objects.json").read_text()
+    command += ["--flow", f"raft:{raft_weights}", "--precision", "bfloat16", "--no-overlay"]
+    assert cli.main(command) == 0
+    settings = json.loads((tmp_path / "out" / "objects.json").read_text())["settings"]
+    assert settings["flow"]["estimator"] == "raft"
+    assert settings["precision"] == settings["flow"]["precision"] == "bfloat16"
+    out, error = capsys.readouterr()
+    assert "computed in bfloat16" in out
+    assert error.startswith("warning: the weights motion were trained on DIS (medium, 64x96) flow")
+    assert "RAFT (small) flow" in error and error.count("\n") == 1
 
 
 def test_bad_input(capsys, clip, tmp_path, raft_weights, monkeypatch):

@@ -63,7 +63,7 @@ def test_mistakes_end_in_a_sentence(dataset, tmp_path, capsys, monkeypatch):
     assert "is not a dataset" in capsys.readouterr().err
     assert predict_masks.main([str(dataset), "--weights", "none"]) == 2
     assert "none" in capsys.readouterr().err
-    monkeypatch.setattr(predict_masks, "load_segmenter", lambda weights: motion_segmenter())
+    monkeypatch.setattr(predict_masks, "load_segmenter", lambda *_: motion_segmenter())
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -76,7 +76,7 @@ def test_mistakes_end_in_a_sentence(dataset, tmp_path, capsys, monkeypatch):
 
 def test_flow_of_another_estimator_is_pointed_out(dataset, capsys, monkeypatch):
     segmenter = motion_segmenter()
-    monkeypatch.setattr(predict_masks, "load_segmenter", lambda weights: segmenter)
+    monkeypatch.setattr(predict_masks, "load_segmenter", lambda *_: segmenter)
     monkeypatch.setitem(segmenter.info.flow, "estimator", "raft")
     assert predict_masks.main([str(dataset), "--quiet"]) == 0
     (line,) = capsys.readouterr().err.splitlines()

@@ -25,7 +25,7 @@ FRAMES = 9
 def motion_model(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     for room in (pipeline, run):
-        monkeypatch.setattr(room, "load_segmenter", lambda weights: motion_segmenter())
+        monkeypatch.setattr(room, "load_segmenter", lambda *_: motion_segmenter())
 
 
 class Painter:
