@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Segments a video: `bash launch/demo.sh [VIDEO_OR_FOLDER]`; without one, a clip that it renders.
-# Makes the environment first where it is not there yet. Results go to `demo_output/`.
+# Segments a video, or a rendered clip: `bash launch/demo.sh [VIDEO_OR_FOLDER]`.
+# Creates the environment first if needed. Results go to `demo_output/`.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 

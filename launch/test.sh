@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Format, lint and the whole test suite, in the checkout's own environment.
+# Format check, lint and the tests, in the environment of the checkout.
 # Arguments go to pytest: `bash launch/test.sh tests/models`.
-# Two processes, because most of a test's time is compilation, which uses one core.
+# Two processes, because tests mostly compile, which uses one core.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$checkout"
