@@ -5,7 +5,8 @@ to back, index 0 in front). Flow is `(u, v)` = (right, down) in pixels of the gr
 stored. Gap `+1` is from frame i to i+1, gap `-1` from frame i to i-1.
 """
 
-from typing import NotRequired, TypedDict
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -63,4 +64,5 @@ class RGBBatch(TypedDict):
     predicted_order: NotRequired[Float32[np.ndarray, "b t q"]]
 
 
-AnyBatch = Batch | FlowBatch | RGBBatch
+# Any dict of arrays with a leading axis over examples, such as those above.
+AnyBatch = Mapping[str, Any]

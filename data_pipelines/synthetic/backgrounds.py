@@ -24,14 +24,7 @@ from data_pipelines.synthetic.textures import add_plain_region
 
 @dataclass(frozen=True)
 class Camera:
-    """The motion of a camera over the t frames of a clip.
-
-    pan: displacement of the background's centre, pixels.
-    shake: additional displacement of everything, pixels.
-    zoom: scale of the background.
-    roll: rotation of the background, radians.
-    tilt: perspective of the background, per pixel.
-    """
+    """pan: where the backdrop's centre has moved; shake: what moves everything; both pixels."""
 
     pan: Float64[np.ndarray, "t 2"]
     shake: Float64[np.ndarray, "t 2"]
@@ -41,7 +34,7 @@ class Camera:
 
 
 def sample_camera(rng: np.random.Generator, config: SceneConfig) -> Camera:
-    """Samples a static or panning camera with shake and a little zoom, roll and tilt."""
+    """A still or panning camera, more or less steady, that zooms, rolls and tilts a little."""
     clock, unit = np.arange(config.frames, dtype=float), config.render_width / REFERENCE_WIDTH
     pan = np.zeros((config.frames, 2))
     if rng.random() >= config.static_camera:
@@ -62,12 +55,10 @@ def sample_camera(rng: np.random.Generator, config: SceneConfig) -> Camera:
 def sample_background(
     rng: np.random.Generator, config: SceneConfig, camera: Camera, sources: Sources, video: bool
 ) -> tuple[list[Body], Part | Footage, list[Part]]:
-    """Samples a background: its bodies, the backdrop, and parts at other depths in front of it.
+    """Bodies, the backdrop, and things at other depths in front of it that stand still.
 
-    It is an image moved by the camera's homographies, or a video: a real one, or a procedural one
-    with depth, waves and swaying parts.
-
-    Source: OCLR section 3 and supplement B.1.
+    An image under the camera's homographies; or a video: a real one, or a procedural one with
+    depth, waves and things that sway (section 3, supplement B.1).
     """
     height, width = config.render_height, config.render_width
     if video and sources.videos is not None:
@@ -88,13 +79,13 @@ def sample_background(
     backdrop = Part(opaque, motion.at_rest(config.frames), 0, BACKGROUND)
     parts = []
     for _ in range(int(rng.integers(1, 4)) if video and rng.random() < 0.5 else 0):
-        body, part = _foreground_part(rng, config, camera, sources, path, canvas, len(bodies))
+        body, part = _nearer_thing(rng, config, camera, sources, path, canvas, len(bodies))
         bodies.append(body)
         parts.append(part)
     return bodies, backdrop, parts
 
 
-def _foreground_part(
+def _nearer_thing(
     rng: np.random.Generator,
     config: SceneConfig,
     camera: Camera,
@@ -103,8 +94,8 @@ def _foreground_part(
     canvas: tuple[int, int],
     body: int,
 ) -> tuple[Body, Part]:
-    """A static part nearer than the backdrop, with parallax; half of them sway like foliage."""
-    # It moves with the backdrop, plus parallax along the camera's pan.
+    """Something rooted in the ground nearer than the backdrop; half of them sway like foliage."""
+    # It moves as the backdrop does, and faster along the camera's own path.
     parallax = motion.translation(rng.uniform(-0.25, 0.5) * camera.pan)
     size = max(8, int(config.render_height * rng.uniform(0.2, 0.8)))
     shape = (blob if rng.random() < 0.5 else polygon)(rng, size)
@@ -124,12 +115,12 @@ def _foreground_part(
 def _deep_bend(
     rng: np.random.Generator, config: SceneConfig, camera: Camera, canvas: tuple[int, int]
 ) -> tuple[np.ndarray, float]:
-    """The bend of a video backdrop: parallax of uneven ground, and waves as on water."""
+    """Parallax of an uneven ground, and waves as on water or in leaves."""
     unit, clock = config.render_width / REFERENCE_WIDTH, np.arange(config.frames, dtype=float)
     step = 12 * unit
     nodes = motion.node_grid(*canvas, step)
     x, y = nodes[..., 0] / canvas[1], nodes[..., 1] / canvas[0]
-    # Inverse depth: a ground plane that is nearer further below the horizon, with low hills.
+    # Inverse depth: a ground that comes nearer from the horizon down, with low hills.
     ground = np.clip(y - rng.uniform(0.2, 0.7), 0, 1) * rng.uniform(-0.3, 1.2)
     frequency, phase = rng.uniform(0.5, 3, (2, 2)), rng.uniform(0, 1, 2)
     waves = np.tensordot(frequency, np.stack([x, y]), 1) + phase[:, None, None]
@@ -154,15 +145,9 @@ def sample_occluder(
     passes: Float64[np.ndarray, "2"],
     frame: int,
 ) -> Part:
-    """Samples an occluder in front of everything that moves with the background (section 3).
+    """Something in front of everything that moves with the background (section 3).
 
-    Args:
-      rng: random generator.
-      config: sizes and ranges.
-      sources: of its texture.
-      ground: the body of the background.
-      passes: (x, y) of an object in frame `frame`; the occluder covers about this point there.
-      frame: see above.
+    It stands where an object is in frame `frame`, at `passes` (x, y), so that it hides some of it.
     """
     height = config.render_height
     size = max(8, int(height * rng.uniform(0.3, 1.1)))
@@ -178,9 +163,9 @@ def sample_occluder(
 def follow_camera(
     frames: UInt8[np.ndarray, "t h w 3"],
 ) -> Float64[np.ndarray, "t 3 3"]:
-    """Homographies from frame 0 of a video to each frame, fitted to tracked corners.
+    """Homographies from frame 0 of a video to each frame, fitted to corners that are tracked.
 
-    Between frames with too few corners the camera is assumed static.
+    Where too few are found, the camera is taken to stand still.
     """
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     path = [np.eye(3)]

@@ -4,19 +4,19 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
-# Fixed-point iterations that invert a bend; each reduces the error by the factor of its slope.
+# Fixed-point steps that invert a bend; each shrinks the error by the bend's steepest slope.
 _INVERSE_STEPS = 12
-# A bend with a larger slope could fold; it is scaled down to this slope.
+# A bend steeper than this could fold space over itself; it is scaled down to this slope.
 MAX_SLOPE = 0.6
 
 
 def log_uniform(rng: np.random.Generator, low: float | int, high: float | int) -> float:
-    """A log-uniform random number in [low, high]."""
+    """A number between two others whose logarithm is drawn evenly."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def at_rest(frames: int) -> Float64[np.ndarray, "t 3 3"]:
-    """Homographies of something that does not move."""
+    """Homographies of what stays where it is."""
     return np.broadcast_to(np.eye(3), (frames, 3, 3))
 
 
@@ -54,7 +54,7 @@ def placed(
     tilt: Float[np.ndarray, "t 2"],
     center: Float[np.ndarray, "2"],
 ) -> Float64[np.ndarray, "t 3 3"]:
-    """Homographies that rotate, scale and tilt a canvas about `center`, then move it."""
+    """Homographies that carry a canvas, turned, scaled and tilted about `center`, to `position`."""
     return (
         translation(position) @ similarity(scale, angle) @ perspective(tilt) @ translation(-center)
     )
@@ -71,9 +71,9 @@ def smooth_noise(
 
 
 def pause_clock(frames: int, pauses: Float[np.ndarray, " t"]) -> Float64[np.ndarray, " t"]:
-    """The clock of an object that pauses: the number of intervals in which it has moved.
+    """An object's own time: it stands still in every frame interval that `pauses` marks with 1.
 
-    `pauses[i]` is 1 if it pauses between frames i - 1 and i.
+    `pauses[i]` speaks of the interval from frame i - 1 to frame i.
     """
     return np.cumsum(np.concatenate([[0.0], 1.0 - pauses[1:frames]]))
 
@@ -83,11 +83,10 @@ def ride_while_paused(
     ground: Float64[np.ndarray, "t 3 3"],
     pauses: Bool[np.ndarray, " t"],
 ) -> Float64[np.ndarray, "t 3 3"]:
-    """The path of an object that moves with the background while it pauses.
+    """An object's path with its motion matched to the background's wherever it pauses.
 
-    Outside the pauses it keeps the frame-to-frame motion of `path`.
-
-    Source: OCLR supplement B.2, stationary objects.
+    Source: OCLR supplement B.2, stationary objects. Outside the pauses the frame-to-frame motion
+    of `path` is kept.
     """
     out = path.copy()
     for i in range(1, len(path)):
@@ -158,7 +157,7 @@ def control_shifts(
 def limit_slope(
     bend: Float32[np.ndarray, "t n m 2"], step: float
 ) -> Float32[np.ndarray, "t n m 2"]:
-    """Scales a bend down so that it does not fold: neighbouring nodes keep their order."""
+    """Scales a bend down so that it never folds: neighbouring nodes keep their order."""
     across = np.abs(np.diff(bend, axis=2)).max(initial=0.0)
     down = np.abs(np.diff(bend, axis=1)).max(initial=0.0)
     steepest = float(max(across, down)) / step
@@ -168,7 +167,7 @@ def limit_slope(
 def sample_nodes(
     nodes: Float32[np.ndarray, "n m 2"], points: Float32[np.ndarray, "a b 2"], step: float
 ) -> Float32[np.ndarray, "a b 2"]:
-    """Bilinear interpolation of a node field at canvas points; constant outside the canvas."""
+    """Bilinear value of a node field at canvas points; constant beyond the canvas."""
     at = points * np.float32(1 / step)
     return cv2.remap(
         nodes, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
@@ -178,7 +177,7 @@ def sample_nodes(
 def invert_bend(
     bend: Float32[np.ndarray, "t n m 2"], step: float
 ) -> Float32[np.ndarray, "t n m 2"]:
-    """The inverse of a bend at the nodes: for y = x + bend(x), x = y + inverse(y)."""
+    """Displacement that undoes `bend`: for y = x + bend(x), x = y + inverse(y), at the nodes."""
     height, width = bend.shape[1:3]
     nodes = node_grid((height - 1) * step + 1, (width - 1) * step + 1, step)[:height, :width]
     inverse = -bend
@@ -193,7 +192,7 @@ def joint_poses(
     pivots: Float64[np.ndarray, "n 2"],
     angles: Float64[np.ndarray, "t n"],
 ) -> Float64[np.ndarray, "n t 3 3"]:
-    """The pose of every limb: rotation about its pivot, followed by its parent's pose."""
+    """Pose of every limb: rotation about its pivot, after its parent's pose."""
     poses = np.zeros((len(parents), len(angles), 3, 3))
     for i, parent in enumerate(parents):
         turn = similarity(np.ones(len(angles)), angles[:, i])

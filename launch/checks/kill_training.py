@@ -1,10 +1,10 @@
-"""Kills a training again and again, and compares its end with that of one that nobody disturbed.
+"""Kills a training again and again, and compares its end with that of an undisturbed one.
 
-`python launch/checks/kill_training.py --kills 20` runs the real program on a dataset of the kind
-`tiny`, which it renders first, on the CPU. Every kill is SIGKILL: while the program starts, between
-and in its steps, and while it writes a state. What was learned, the state of the optimizer, every
-figure of every step (and so the batches and the random numbers) must be those of the undisturbed
-training to the last bit; else the exit status is 1.
+`python launch/checks/kill_training.py --kills 20` runs the real command on the CPU, on a `tiny`
+dataset that it renders first. Every kill is SIGKILL: during start-up, between and in steps, and
+while a checkpoint is written. Parameters, optimizer state and all metrics of every step (and so the
+batches and the random numbers) must be bit-identical to those of the undisturbed training; else the
+exit status is 1.
 """
 
 import argparse
@@ -27,23 +27,21 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.oclr_flow import get_config
-from oclr_jax.train.checkpoints import TrainStates
+from oclr_jax.train.checkpoints import Checkpoints
 from oclr_jax.train.record.journal import read_rows
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
-from oclr_jax.train.start import STATES
-from oclr_jax.train.state import TrainState, init_state
+from oclr_jax.train.state import CHECKPOINTS, TrainState, init_state
 from oclr_jax.train.tasks import open_task
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENTS = ("start", "step", "save")
-# Of the rows of the journal, what another run of the same training need not repeat; the seconds of
-# each phase too.
+# Values of the journal that differ between runs of the same training, by how their names begin.
 TIMES = ("seconds", "steps_per_s", "data_wait", "tflops_per_s", "mfu", "peak_gib")
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
 def settings(data_dir: Path, steps: int) -> ConfigDict:
-    """The training: small, with much to save."""
+    """The configuration: small, with many checkpoints."""
     config = get_config("tiny")
     config.data.dir = str(data_dir)
     config.model.channels = (4, 8)
@@ -57,7 +55,7 @@ def settings(data_dir: Path, steps: int) -> ConfigDict:
 
 
 def start(config: ConfigDict, workdir: Path, **options: int) -> subprocess.Popen:
-    """The real program with this configuration, its output to `log.txt` in the workdir.
+    """Starts the real command with this configuration, its output in `log.txt` of the workdir.
 
     Args:
       options: of `subprocess.Popen`.
@@ -85,20 +83,20 @@ def start(config: ConfigDict, workdir: Path, **options: int) -> subprocess.Popen
 
 def steps_done(workdir: Path) -> int:
     """The last step in the journal."""
-    return max((row["step"] for row in read_rows(workdir / "metrics.jsonl")), default=0)
+    return max((row["step"] for row in read_rows(workdir)), default=0)
 
 
 def kill(training: subprocess.Popen, workdir: Path, moment: str, rng: random.Random) -> str:
-    """Kills a training that was just started at a random time of this kind, and says where it was.
+    """Kills a training, which was just started, at a random time of a kind; returns where it was.
 
-    A training that ends before is left to do so.
+    A training that ends before that time is not killed.
     """
     at_begin, more = steps_done(workdir), rng.randint(1, 5)
     deadline = time.monotonic() + rng.uniform(0, 10)
     came = {
         "start": lambda: time.monotonic() > deadline,
         "step": lambda: steps_done(workdir) >= at_begin + more,
-        "save": lambda: any((workdir / STATES).glob(UNFINISHED)),
+        "save": lambda: any((workdir / CHECKPOINTS).glob(UNFINISHED)),
     }[moment]
     while not came() and training.poll() is None:
         time.sleep(0.002)
@@ -106,35 +104,32 @@ def kill(training: subprocess.Popen, workdir: Path, moment: str, rng: random.Ran
     training.send_signal(signal.SIGKILL)
     if training.wait() == 0:
         return "after its end"
-    if any((workdir / STATES).glob(UNFINISHED)):
-        return "while it wrote a state"
+    if any((workdir / CHECKPOINTS).glob(UNFINISHED)):
+        return "while it wrote a checkpoint"
     return "between two writes" if steps_done(workdir) > at_begin else "before its first step"
 
 
 def last_state(config: ConfigDict, workdir: Path) -> TrainState:
     """The newest state of a training."""
     optimizer = make_optimizer(OptimizerConfig(**config.optimizer), config.steps)
-    params = open_task(config).init_params(config.seed)
-    states = TrainStates(workdir / STATES, config.keep_checkpoints, config.keep_best)
-    like = jax.device_put(init_state(params, optimizer, config.ema_decay > 0), jax.devices()[0])
+    variables = open_task(config).init_variables(config.seed)
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, config.keep_checkpoints, config.keep_best)
+    like = jax.device_put(init_state(variables, optimizer, config.ema_decay > 0), jax.devices()[0])
     try:
-        return states.restore_newest(like)
+        return checkpoints.restore_newest(like)
     finally:
-        states.close()
+        checkpoints.close()
 
 
 def differences(config: ConfigDict, one: Path, other: Path) -> list[str]:
-    """What is not the same, to the last bit, in the ends of two trainings and on their ways."""
+    """Names what is not bit-identical in the last states and the metrics of two trainings."""
     found = []
     states = [jax.tree_util.tree_leaves_with_path(last_state(config, x)) for x in (one, other)]
     for (path, ours), (_, theirs) in zip(*states, strict=True):
         if np.asarray(ours).tobytes() != np.asarray(theirs).tobytes():
             found.append(jax.tree_util.keystr(path))
     rows = [
-        [
-            {n: v for n, v in row.items() if not n.startswith(TIMES)}
-            for row in read_rows(x / "metrics.jsonl")
-        ]
+        [{n: v for n, v in row.items() if not n.startswith(TIMES)} for row in read_rows(x)]
         for x in (one, other)
     ]
     if rows[0] != rows[1]:
@@ -151,7 +146,7 @@ def finish(config: ConfigDict, workdir: Path) -> None:
 def disturb(
     config: ConfigDict, workdir: Path, moments: Sequence[str], rng: random.Random
 ) -> list[str]:
-    """Runs a training to its end, killed at these moments; where it was each time."""
+    """Runs a training to its end, killed at these moments; returns where it was each time."""
     places = []
     for number, moment in enumerate(moments, start=1):
         begun = steps_done(workdir)
@@ -167,7 +162,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     options = parser.parse_args()
-    # Elsewhere two runs differ in the last bits, unless they are told not to.
+    # Two runs on other devices differ in the last bits by default.
     os.environ["JAX_PLATFORMS"] = "cpu"
     jax.config.update("jax_platforms", "cpu")
     rng = random.Random(options.seed)
@@ -185,7 +180,7 @@ def main() -> int:
         found = differences(config, folder / "undisturbed", folder / "killed")
     counts = ", ".join(f"{count} {place}" for place, count in Counter(places).most_common())
     print(f"{options.kills} kills ({counts}), {config.steps} steps: ", end="")
-    print("differs in " + ", ".join(found) if found else "the same to the last bit")
+    print("differs in " + ", ".join(found) if found else "bit-identical")
     return 1 if found else 0
 
 

@@ -38,6 +38,7 @@ from oclr_jax.datasets.ablations import (
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate.run import fingerprint
 from oclr_jax.files import replacing
+from oclr_jax.train.settings import RESUMABLE_FIELDS
 from oclr_jax.weights.file import load_weights
 
 # For each column: dataset and title of the evaluation, and the name of the mean. Synthetic datasets
@@ -52,12 +53,8 @@ SOURCES = {
 }
 PROTOCOL = "paper"
 # Fields that do not define the experiment: where and how a run executes.
-IGNORED_FIELDS = (
-    "name", "seed", "experiment", "parallel", "accumulate", "strips", "validation_clips",
-    "counted_in", "log_every", "evaluate_every", "checkpoint_every", "keep_", "on_nonfinite",
-    "max_skips", "accept_changes", "export_dtype", "model.remat", "model.compute_dtype", "data.dir",
-    "data.workers", "data.images", "data.silhouettes", "data.videos",
-)  # fmt: skip
+IGNORED_FIELDS = RESUMABLE_FIELDS - {"steps", "data.validation"}
+IGNORED_FIELDS |= {"seed", "length_unit", "data.images", "data.silhouettes", "data.videos"}
 NOT_EVALUATED, NOT_TRAINED = "not evaluated", "no finished training"
 
 
@@ -154,7 +151,7 @@ def changed_fields(config: dict[str, Any], experiment: str) -> tuple[str, ...]:
     return tuple(
         f"{name}={ours[name]}"
         for name in sorted(ours.keys() & theirs.keys())
-        if ours[name] != theirs[name] and not name.startswith(IGNORED_FIELDS)
+        if ours[name] != theirs[name] and name not in IGNORED_FIELDS
     )
 
 

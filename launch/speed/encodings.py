@@ -1,7 +1,7 @@
-"""Size, precision and read time of encodings of clips: `python launch/benchmark.py encodings`.
+"""Size, precision and reading time of ways to store clips: `python launch/benchmark.py encodings`.
 
-Clips are written to an array_record file as the builders do, one sequence per record, and read
-back; times are of one core. The encoding that the builders use is marked with *.
+Every way is written into an array_record file as the builders write it, one sequence per record,
+and read back; times are of one core. The way that the builders take is marked.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from oclr_jax.flow.dis import DIS
 from oclr_jax.flow.gaps import gap_flows
 from oclr_jax.flow.resize import resize_flow
 
-_ZERO = 2**15  # zero flow as an unsigned integer
+_ZERO = 2**15  # of flow as whole numbers of steps
 
 
 class Encoding(NamedTuple):
-    """An encoding of an array of a sequence: `decode(encode(x), x)` is approximately x."""
+    """A way to store an array of a sequence: `decode(encode(x), x)` is x, nearly."""
 
     name: str
     encode: Callable[[np.ndarray], bytes]
@@ -49,7 +49,7 @@ def _as(dtype: type) -> Callable[[bytes, np.ndarray], np.ndarray]:
 
 
 def _png_encode(image: np.ndarray) -> bytes:
-    """Encodes a stack of planes as one tall image, so that a sequence is one PNG."""
+    """A stack of planes as one tall image, so that a sequence is one PNG."""
     return cv2.imencode(".png", image.reshape(-1, image.shape[2]))[1].tobytes()
 
 
@@ -109,12 +109,12 @@ MASK_ENCODINGS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `encodings`."""
+    """What `encodings` understands."""
     parser.add_argument("--sequences", type=int, default=8, help="clips to render and store")
 
 
 def main(options: argparse.Namespace) -> None:
-    """Prints tables for flow, masks and frames."""
+    """Prints a table for flow, one for masks and one for frames."""
     cv2.setNumThreads(1)
     scene = SceneConfig()
     config = OclrSynConfig(name="benchmark", scene=scene)

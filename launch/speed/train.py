@@ -1,7 +1,7 @@
-"""`python launch/benchmark.py train`: time of one training step, on clips that are at hand.
+"""`python launch/benchmark.py train`: time of one training step, without loading data.
 
-With `--simulated_devices 1 2 4` the same batch is split among so many devices that the processor
-plays. They share its cores: the time says what splitting costs, not what it gains.
+`--simulated_devices 1 2 4` splits the same batch among 1, 2 and 4 devices that are simulated on the
+CPU. They share its cores, so the time shows the cost of splitting, not the gain.
 """
 
 import argparse
@@ -14,25 +14,25 @@ import numpy as np
 from launch.speed.measure import add_model_arguments, model_config, report, time_runs
 from oclr_jax.models.oclr import OCLR
 from oclr_jax.ops.losses import LossWeights
-from oclr_jax.train.devices import WAYS, open_devices
+from oclr_jax.train.devices import PARALLEL_MODES, open_devices
+from oclr_jax.train.fit import compile_step
 from oclr_jax.train.record.utilisation import machine_use
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
 from oclr_jax.train.state import init_state
-from oclr_jax.train.step import make_train_step
 from oclr_jax.train.tasks.segmentation import Segmentation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `train` understands."""
+    """Adds the options of `train`."""
     add_model_arguments(parser)
     parser.add_argument("--modal", type=float, default=0.1, help="weight of the modal loss")
     parser.add_argument("--accumulate", type=int, default=1, help="parts of the batch")
-    parser.add_argument("--parallel", choices=WAYS, default="jit", help="how devices are used")
+    parser.add_argument("--parallel", choices=PARALLEL_MODES, default="jit", help="mode of a step")
     parser.add_argument("--simulated_devices", type=int, nargs="+", help="a row for each number")
 
 
 def main(options: argparse.Namespace) -> None:
-    """Prints the figures."""
+    """Prints the measurements."""
     what = f"training step, {options.batch_size} x {options.frames} frames"
     if options.simulated_devices:
         rows = {f"{what}, {n} devices": _simulated(n, options) for n in options.simulated_devices}
@@ -42,19 +42,14 @@ def main(options: argparse.Namespace) -> None:
 
 
 def measure_step(options: argparse.Namespace) -> dict[str, float]:
-    """Figures of a step on all devices of this process."""
+    """Measures a step on all devices of this process."""
     devices = open_devices(options.parallel, options.batch_size, options.accumulate)
     task = Segmentation(OCLR(model_config(options)), LossWeights(modal=options.modal))
-    optimizer = make_optimizer(OptimizerConfig(), steps=600_000)
-    state = devices.replicate(init_state(task.init_params(seed=0), optimizer, ema=False))
-    pure_step = make_train_step(
-        task,
-        optimizer,
-        seed=0,
-        accumulate=options.accumulate,
-        axis_name=devices.axis_name,
-    )
-    step = devices.compile(pure_step)
+    optimizer, steps = OptimizerConfig(), 600_000
+    variables = task.init_variables(seed=0)
+    start = init_state(variables, make_optimizer(optimizer, steps), ema=False)
+    state, frozen = devices.replicate(start), devices.replicate(variables.frozen)
+    step = compile_step(task, optimizer, steps, devices, seed=0, accumulate=options.accumulate)
     rng, shape = np.random.default_rng(0), (options.frames, options.height, options.width)
     masks = rng.integers(0, 2, (options.batch_size, *shape, 3), np.uint8)
     flow = rng.standard_normal((options.batch_size, *shape, 4), np.float32)
@@ -62,7 +57,7 @@ def measure_step(options: argparse.Namespace) -> dict[str, float]:
 
     def run():
         nonlocal state
-        state, metrics = step(state, batch)
+        state, metrics = step(state, frozen, batch)
         return state, metrics
 
     figures = time_runs(run, options.repeats)
@@ -71,7 +66,7 @@ def measure_step(options: argparse.Namespace) -> dict[str, float]:
 
 
 def _simulated(count: int, options: argparse.Namespace) -> dict[str, float]:
-    """In a process of its own: jax counts its devices once, when it starts."""
+    """In its own process, because the number of devices is fixed when jax starts."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:

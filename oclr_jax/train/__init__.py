@@ -1,1 +1,1 @@
-"""Training: state, schedule, the compiled step, and the only loop."""
+"""Training: state, schedule, the compiled step, `fit` in memory, and the loop."""

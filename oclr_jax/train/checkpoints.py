@@ -1,4 +1,4 @@
-"""Resumable training states on disk, by orbax; the one place that knows its interface."""
+"""Training states on disk, by orbax; the only module that knows its interface."""
 
 import os
 import shutil
@@ -16,76 +16,87 @@ from jax.experimental import multihost_utils
 
 from oclr_jax.errors import UserError
 
-# Where states that cannot be read go, beside the folder of the states.
+# Where unreadable checkpoints are moved to, beside the folder of the checkpoints.
 UNREADABLE = "unreadable_states"
-_CHECKSUMS, _SCORE = "checksums", "score"
+# Version of the tree of arrays in a checkpoint.
+FORMAT = 2
+_CHECKSUMS, _SCORE, _FORMAT = "checksums", "score", "format"
 
 
-class TrainStates:
-    """States of a training by step, in a folder (local or `gs://`): the newest and the best.
+class OtherVersionError(UserError):
+    """The checkpoints were written by another version of this program."""
 
-    A state is whole or absent, whenever the program is killed. It is written while the training
-    goes on, from a copy, because the next step gives the state's buffers away. Beside it stand
-    checksums of its values: orbax notices files that are gone or cut off, but not every wrong byte.
+
+class Checkpoints:
+    """Checkpoints of a training by step, in a folder (local or `gs://`): the newest and the best.
+
+    A checkpoint is complete or absent, whenever the program is killed. It is written while the
+    training continues, from a copy, because the next step reuses the state's memory. Checksums of
+    the values are stored with it: orbax notices missing and truncated files, but not every wrong
+    byte.
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int, keep_best: int = 0):
-        """Opens or makes `folder`; the newest `keep` states stay, and the `keep_best` best scored.
+        """Opens or creates `folder`, and removes unfinished checkpoints of killed programs.
 
-        What killed programs left unfinished there is removed.
+        Args:
+          keep: number of newest checkpoints to keep, at least 1.
+          keep_best: number of those with the best scores to keep as well.
         """
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_NewestAndBest(keep, keep_best, self._score),
-            # Else one damaged file of any state would keep the folder from being opened.
+            # Otherwise one damaged file of any checkpoint would keep the folder from being opened.
             lightweight_initialize=True,
         )
         folder = _absolute(folder)
         if jax.process_index() == 0:
-            # Orbax would do so while it already writes the next state.
+            # Orbax would do this while it already writes the next checkpoint.
             for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
                 unfinished.rmtree()
-        # Without it orbax guesses from the newest state, damaged or not, what is stored.
+        # Without it orbax guesses from the newest checkpoint, damaged or not, what is stored.
         handler = ocp.StandardCheckpointHandler()
         self._manager = ocp.CheckpointManager(folder, item_handlers=handler, options=options)
         self._scores: dict[int, float | None] = {}
 
     def latest_step(self) -> int | None:
-        """The newest step of which there is a state, readable or not, or None."""
+        """The step of the newest checkpoint, readable or not, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, score: float | None = None) -> None:
-        """Begins to write a pytree of arrays as the state after `step` steps; again is nothing.
+        """Starts to write a pytree of arrays as the state after `step` steps.
+
+        Does nothing where there is a checkpoint of that step.
 
         Args:
-          score: the higher the better; states without one are not among the best.
+          score: higher is better; checkpoints without a score are not among the best.
 
         Raises:
-          UserError: this state, or the one before, cannot be written.
+          UserError: this checkpoint, or the one before, cannot be written.
         """
         if step in self._manager.all_steps():
             return
-        # On a CPU, numpy would look into the very buffers that the next step writes to.
+        # On a CPU, numpy would share the buffers that the next step writes to.
         state = jax.tree.map(np.array, state)
-        notes = {_CHECKSUMS: _checksums(state), _SCORE: score}
+        notes = {_CHECKSUMS: _checksums(state), _SCORE: score, _FORMAT: FORMAT}
         self._scores[step] = score
-        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+        self._check_free_space(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=notes)
-        except Exception as error:  # the file system's, tensorstore's or orbax's own
-            raise self._unwritable(error) from error
+        except Exception as error:  # The file system, tensorstore and orbax have their own.
+            raise self._write_error(error) from error
 
     def restore_newest(self, like: Any, before: int | None = None) -> Any | None:
-        """The newest state that can be read, or None where there is none at all.
+        """Restores the newest readable state; None where there is no checkpoint.
 
-        Newer ones that cannot be read are named on standard error and moved aside, so that the
-        training can write them again.
+        Newer checkpoints that cannot be read are named on standard error and moved aside, so that
+        the training can write them again.
 
         Args:
-          like: a state with the tree, shapes, dtypes and shardings that are expected.
-          before: only states of smaller steps count.
+          like: a state with the expected tree, shapes, dtypes and shardings.
+          before: consider only checkpoints of earlier steps.
 
         Raises:
-          UserError: there are states, and none can be read.
+          UserError: there are checkpoints, and none can be read.
         """
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
@@ -94,10 +105,12 @@ class TrainStates:
         steps = [step for step in steps if before is None or step < before]
         reasons: dict[int, str] = {}
         for step in steps:
+            notes = _notes(self._manager, step)
+            _check_format(notes, self._manager.directory)
             try:
                 state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-                _compare(state, _notes(self._manager, step))
-            except Exception as error:  # every layer below has its own for damaged files
+                _compare(state, notes)
+            except Exception as error:  # Every layer below has its own for damaged files.
                 reasons[step] = _first_line(error)
                 continue
             self._set_aside(reasons, step)
@@ -105,17 +118,17 @@ class TrainStates:
         if not steps:
             return None
         raise UserError(
-            f"None of the training states in {self._manager.directory} (steps {steps}) can be read "
+            f"None of the checkpoints in {self._manager.directory} (steps {steps}) can be read "
             f"with this configuration ({reasons[steps[0]]}); put a copy of one there, or train in "
             "a new workdir."
         )
 
     def close(self) -> None:
-        """Waits for the last state to be written; raises UserError where it cannot be."""
+        """Waits for the last checkpoint; raises UserError where it cannot be written."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise self._unwritable(error) from error
+            raise self._write_error(error) from error
         finally:
             self._manager.close()
 
@@ -125,7 +138,7 @@ class TrainStates:
         return self._scores[step]
 
     def _set_aside(self, reasons: dict[int, str], used: int) -> None:
-        """Moves unreadable states, by step, out of the way of the one that is used."""
+        """Moves unreadable checkpoints, by step, away from the one that is used."""
         if not reasons:
             return
         folder = self._manager.directory
@@ -136,41 +149,41 @@ class TrainStates:
                 place = aside / str(step)
                 if place.exists():
                     place.rmtree()
-                # In a bucket, a folder is there only with something in it.
+                # In a bucket, a folder exists only with something in it.
                 (aside / f"{step}.txt").write_text(f"{reason}\n")
                 (folder / str(step)).rename(place)
                 print(
-                    f"The training state of step {step} is damaged ({reason}) and now in {place}; "
-                    f"the training goes on from that of step {used}.",
+                    f"The checkpoint of step {step} is damaged ({reason}) and was moved to {place};"
+                    f" the training resumes from that of step {used}.",
                     file=sys.stderr,
                 )
-        multihost_utils.sync_global_devices("unreadable states are moved")
+        multihost_utils.sync_global_devices("unreadable checkpoints are moved")
         self._manager.reload()
 
-    def _check_room(self, size: int) -> None:
-        """Raises UserError where a state of `size` bytes has no room; orbax is less clear."""
+    def _check_free_space(self, size: int) -> None:
+        """Raises UserError where a state of `size` bytes does not fit; orbax is less clear."""
         folder = os.fspath(self._manager.directory)
         if "://" not in folder and shutil.disk_usage(folder).free < 2 * size:
-            raise self._unwritable(OSError(f"it takes up to {2 * size / 1e6:.0f} MB"))
+            raise self._write_error(OSError(f"it takes up to {2 * size / 1e6:.0f} MB"))
 
-    def _unwritable(self, error: Exception) -> UserError:
+    def _write_error(self, error: Exception) -> UserError:
         return UserError(
-            f"A training state cannot be written to {self._manager.directory} "
-            f"({_first_line(error)}); make room there and give the same command again: the states "
-            "before are whole."
+            f"A checkpoint cannot be written to {self._manager.directory} "
+            f"({_first_line(error)}); make room there and give the same command again: the "
+            "checkpoints before it are complete."
         )
 
 
-def load_params(folder: str | os.PathLike) -> tuple[dict[str, Any], int]:
-    """Reads only the parameters of the newest state in the folder of a `TrainStates`.
+def load_checkpoint_variables(folder: str | os.PathLike) -> tuple[dict[str, Any], int]:
+    """Reads parameters and model state of the newest checkpoint in the folder of a `Checkpoints`.
 
-    Where the training keeps a moving average of them, as its evaluation uses it, that is read.
+    Where the training keeps a moving average of the parameters, which it evaluates, that is read.
 
     Returns:
-      nested dict of numpy arrays as they were trained, and their step.
+      {"params": nested dict of numpy arrays, "model_state": pytree of them}, and their step.
 
     Raises:
-      UserError: there is no state, or none whose parameters can be read.
+      UserError: there is no checkpoint, or none that can be read.
     """
     manager = ocp.CheckpointManager(
         _absolute(folder),
@@ -180,41 +193,55 @@ def load_params(folder: str | os.PathLike) -> tuple[dict[str, Any], int]:
     try:
         for step in sorted(manager.all_steps(), reverse=True):
             try:
-                return _params_of(manager, step), step
+                return _variables_of(manager, step), step
+            except OtherVersionError:
+                raise
             except Exception as error:
                 print(
                     f"The parameters of step {step} in {folder} cannot be read "
-                    f"({_first_line(error)}); those before are taken.",
+                    f"({_first_line(error)}); those of the checkpoint before are used.",
                     file=sys.stderr,
                 )
     finally:
         manager.close()
-    raise UserError(f"There is no training state in {folder} that can be read; name another.")
+    raise UserError(f"There is no readable checkpoint in {folder}; name another folder.")
 
 
-def _params_of(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+def _variables_of(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    notes = _notes(manager, step)
+    _check_format(notes, manager.directory)
     stored = manager.item_metadata(step).tree
-    name = "average" if stored.get("average") else "params"
-    wanted = {name: stored[name]}
+    params = "ema_params" if stored.get("ema_params") else "params"
+    wanted = {name: stored[name] for name in (params, "model_state") if stored.get(name)}
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     restored = manager.restore(
         step,
         args=ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True),
     )
-    _compare(restored, _notes(manager, step))
-    return restored[name]
+    _compare(restored, notes)
+    return {"params": restored[params], "model_state": restored.get("model_state", {})}
+
+
+def _check_format(notes: dict[str, Any], folder: epath.Path) -> None:
+    """Raises OtherVersionError for a checkpoint, by its notes, of another version."""
+    if notes and notes.get(_FORMAT) != FORMAT:
+        raise OtherVersionError(
+            f"The checkpoints in {folder} were written by another version of this program and "
+            "cannot be read; finish that training with the version that began it, or train in a "
+            "new workdir."
+        )
 
 
 @dataclass
 class _NewestAndBest:
-    """Which states stay: orbax's preservation policy."""
+    """Which checkpoints to keep: orbax's preservation policy."""
 
     newest: int
     best: int
     score: Callable[[int], float | None]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """One answer for each checkpoint; they come by step."""
+        """One answer for each checkpoint, in the order of their steps."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         scored = [step for step in steps if self.best and self.score(step) is not None]
         best = sorted(scored, key=self.score)[-self.best :] if scored else []
@@ -222,13 +249,13 @@ class _NewestAndBest:
 
 
 def _absolute(folder: str | os.PathLike) -> epath.Path:
-    """As orbax wants a folder; `epath` would take one in a bucket for a relative one."""
+    """The folder as orbax takes it; `epath` considers one in a bucket relative."""
     path = epath.Path(folder)
     return path if "://" in os.fspath(path) else path.absolute()
 
 
 def _notes(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    """What `save` wrote beside a state; nothing where that cannot be read."""
+    """What `save` stored with a state; {} where that cannot be read."""
     try:
         return dict(manager.metadata(step).custom_metadata or {})
     except Exception:
@@ -236,7 +263,7 @@ def _notes(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
 
 
 def _checksums(state: Any) -> dict[str, int]:
-    """CRC-32 of names and values of all arrays, for every field of a state."""
+    """CRC-32 of the names and values of all arrays, for each field of a state."""
     sums: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -247,15 +274,15 @@ def _checksums(state: Any) -> dict[str, int]:
 
 
 def _compare(state: Any, notes: dict[str, Any]) -> None:
-    """Raises ValueError where a part of a state is not what was saved, or nobody can tell."""
+    """Raises ValueError where a field of a state differs from its checksum, or has none."""
     if _CHECKSUMS not in notes:
-        raise ValueError("its checksums are gone")
+        raise ValueError("its checksums are missing")
     for field, value in _checksums(state).items():
         if notes[_CHECKSUMS].get(field) != value:
-            raise ValueError(f"the values of {field} are not those that were saved")
+            raise ValueError(f"the values of {field} do not match their checksum")
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error says, in one line; the cause where the error only points to it."""
+    """The first line of an error's message, or its type."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")[:200]

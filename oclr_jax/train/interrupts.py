@@ -10,12 +10,12 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class Stop:
-    """The wish to end a training early: Ctrl-C (SIGINT), or SIGTERM, which announces a preemption.
+class StopSignal:
+    """Ends a training early and cleanly on Ctrl-C (SIGINT) or a preemption notice (SIGTERM).
 
-    A second Ctrl-C interrupts at once, as usual; a second SIGTERM, which some schedulers send, is
-    nothing. Of several processes one may get the signal, and all end after the same step: JAX's
-    own handler of SIGTERM tells the others, and Ctrl-C is handed to it.
+    A second Ctrl-C interrupts at once, as usual. A second SIGTERM, which some schedulers send, has
+    no effect. Of several processes one may get the signal, and all end after the same step: JAX's
+    own handler of SIGTERM tells the others, and Ctrl-C is passed to it.
 
     signal: the number of the signal that came, or None.
     """
@@ -24,11 +24,11 @@ class Stop:
         self.signal: int | None = None
 
     @property
-    def at_once(self) -> bool:
-        """Whether what is not a step may be cut short; several processes have not yet agreed."""
+    def may_interrupt(self) -> bool:
+        """Whether an evaluation may end early. Several processes have not yet agreed to stop."""
         return self.signal is not None and jax.process_count() == 1
 
-    def after(self, step: int) -> bool:
+    def stops_after(self, step: int) -> bool:
         """Whether to save and end after this step; every process asks once for every step."""
         if jax.process_count() == 1:
             return self.signal is not None
@@ -39,14 +39,14 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Signals are heard inside; only Python's main thread can."""
+        """Handles signals inside the block. Only Python's main thread can."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        heard = [signal.SIGINT]
+        handled = [signal.SIGINT]
         if jax.process_count() == 1:
-            heard.append(signal.SIGTERM)
-        before = {number: signal.signal(number, self._on_signal) for number in heard}
+            handled.append(signal.SIGTERM)
+        before = {number: signal.signal(number, self._on_signal) for number in handled}
         try:
             yield
         finally:

@@ -1,62 +1,101 @@
-"""One step of a training once more: what in its batch, or in the parameters, was not finite."""
+"""Runs one step of a training again, to find what in its batch or parameters was not finite."""
 
 import os
+from contextlib import closing
+from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from oclr_jax.train.checkpoints import TrainStates
+from oclr_jax.train.checkpoints import Checkpoints
+from oclr_jax.train.data import TrainingData, read_batches
 from oclr_jax.train.devices import open_devices
-from oclr_jax.train.loop import Data, compiled_step
+from oclr_jax.train.fit import compile_step, run_steps
 from oclr_jax.train.nonfinite import read_batch
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
-from oclr_jax.train.settings import in_steps
-from oclr_jax.train.start import ORIGIN, STATES, first_state
-from oclr_jax.train.tasks import open_task
+from oclr_jax.train.settings import lengths_in_steps
+from oclr_jax.train.state import CHECKPOINTS, init_state, warm_start
+from oclr_jax.train.task import Task
 
 
 def replay(
-    config: ConfigDict, workdir: str | os.PathLike, data: Data, path: str | os.PathLike
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    task: Task,
+    data: TrainingData,
+    path: str | os.PathLike,
 ) -> str:
-    """Runs the step of a batch that was kept, from the very parameters that it met.
+    """Runs the step of a batch that was kept, from the parameters that it had.
 
-    They come from the newest state before it, and the steps between, which are run again. No state
-    is written; damaged ones are moved aside, as a training does, so none may run there meanwhile.
+    These come from the newest checkpoint before it and the steps between, which are run again. No
+    checkpoint is written. Damaged ones are moved aside, as a training does, so no training may run
+    in the workdir meanwhile.
 
     Args:
-      config: that of the training.
+      config: of the training.
       path: a file that `NonFiniteSteps` wrote.
 
     Returns:
-      the step's metrics, and a line for each clip or pair of the batch: its values that are not
-      finite, and the largest flow of the others in pixels.
+      the metrics of the step, and a line for each example of the batch: for every field of floats
+      how many values are not finite, and the largest magnitude of the others.
 
     Raises:
-      UserError: the file, or the states before that step, cannot be read.
+      UserError: the file, or the checkpoints before that step, cannot be read.
     """
-    config = in_steps(config)
-    task = open_task(config)
-    batch, last, samples = read_batch(path, task.batch_fields)
+    config = lengths_in_steps(config)
+    batch, last, examples = read_batch(path, task.batch_fields)
     devices = open_devices(config.parallel, config.batch_size, config.accumulate)
-    workdir = epath.Path(workdir)
-    optimizer = make_optimizer(OptimizerConfig(**config.optimizer), config.steps)
-    states = TrainStates(workdir / STATES, config.keep_checkpoints, config.keep_best)
-    state = first_state(config, task, optimizer, states, workdir / ORIGIN, devices, before=last)
-    states.close()
-    step = compiled_step(config, task, optimizer, devices)
-    begin = int(state.step)
-    batches = iter(data.batches(begin))
-    for _ in range(begin, last - 1):
-        state, _ = step(state, devices.shard(next(batches)))
-    _, metrics = step(state, devices.shard(batch))
+    optimizer = OptimizerConfig(**config.optimizer)
+    variables = task.init_variables(config.seed)
+    transformation = make_optimizer(optimizer, config.steps)
+    state = devices.replicate(init_state(variables, transformation, config.ema_decay > 0))
+    folder = epath.Path(workdir) / CHECKPOINTS
+    checkpoints = Checkpoints(folder, config.keep_checkpoints, config.keep_best)
+    restored = checkpoints.restore_newest(state, before=last)
+    checkpoints.close()
+    if restored is None:
+        variables, _ = warm_start(config, task, variables)
+        restored = devices.replicate(init_state(variables, transformation, config.ema_decay > 0))
+    begin, frozen = int(restored.step), devices.replicate(variables.frozen)
+    compiled = compile_step(
+        task,
+        optimizer,
+        config.steps,
+        devices,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
+    )
+
+    def step(state, batch):
+        return compiled(state, frozen, batch)
+
+    with closing(read_batches(data.train_batches(begin))) as before:
+        batches = map(devices.shard, chain(islice(before, last - 1 - begin), [batch]))
+        for _, newest in run_steps(step, restored, batches, last - begin):
+            metrics = newest
     values = ", ".join(f"{name} {float(value):.6g}" for name, value in metrics.items())
-    finite = np.isfinite(batch["flow"])
-    largest = np.abs(np.where(finite, batch["flow"], 0)).max(axis=tuple(range(1, finite.ndim)))
-    clips = [
-        f"clip {index}: {np.sum(~finite[index])} of {finite[index].size} flow values not finite, "
-        f"largest flow {largest[index]:.1f}"
-        for index in range(len(finite))
+    head = f"step {last} from the checkpoint of step {begin}"
+    head += f", {examples}" if examples else ""
+    return "\n".join([f"{head}: {values}", *_describe_examples(batch)])
+
+
+def _describe_examples(batch: dict[str, Any]) -> list[str]:
+    """A line for each example of a batch."""
+    floats = {name: x for name, x in batch.items() if np.issubdtype(x.dtype, np.floating)}
+    count = len(next(iter(batch.values())))
+    return [
+        f"example {index}: "
+        + "; ".join(
+            f"{name}: {_describe_values(x[index : index + 1])}" for name, x in floats.items()
+        )
+        for index in range(count)
     ]
-    head = f"step {last} from the state of step {begin}" + (f", {samples}" if samples else "")
-    return "\n".join([f"{head}: {values}", *clips])
+
+
+def _describe_values(values: np.ndarray) -> str:
+    finite = np.isfinite(values)
+    largest = np.abs(np.where(finite, values, 0)).max()
+    return f"{np.sum(~finite)} of {values.size} values not finite, largest {largest:.1f}"

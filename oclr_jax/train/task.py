@@ -1,92 +1,124 @@
-"""What one task of training has that another has not; the loop and the step are the same for all.
+"""The interface of the training loop to what is trained. The tasks are in `oclr_jax.train.tasks`.
 
-The tasks are in `oclr_jax.train.tasks`.
+The loop, the step and the checkpoints are the same for every task.
 """
 
 import os
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
+
+from oclr_jax.train.data import TrainingData
 
 Metrics = dict[str, Float[Array, ""]]
-# Of some quantity, in a part of a batch: mean and variance of each channel.
+# Mean and variance over each channel of some quantity in a part of a batch.
 Moments = tuple[Float[Array, "c"], Float[Array, "c"]]
+
+
+class Variables(NamedTuple):
+    """The arrays with which a model is applied: three pytrees.
+
+    params: trained.
+    model_state: updated by the forward pass in training, such as batch statistics; {} without any.
+    frozen: constant, such as a pretrained backbone; {} without any. The compiled step takes it as
+      an argument. It is neither in the optimizer's state nor in checkpoints.
+    """
+
+    params: Any
+    model_state: Any = {}
+    frozen: Any = {}
+
+
+class LossAux(NamedTuple):
+    """What a loss returns beside its value.
+
+    metrics: scalars, `loss` among them, logged as their means over the parts of a batch.
+    moments: quantities of which the standard deviation over the whole batch is logged.
+    model_state: after the forward pass; {} for a task without any.
+    """
+
+    metrics: Metrics
+    moments: dict[str, Moments] = {}
+    model_state: Any = {}
 
 
 @runtime_checkable
 class Task(Protocol):
-    """A model, what it learns from, and how it is judged.
+    """A model, its data, its loss and its scores.
 
-    `loss`, `loss_unit` and `evaluate` are pure and not compiled. Batches are dicts of arrays with a
-    leading axis over examples, one of them `flow`.
+    Batches are dicts of arrays with a leading axis over examples. `loss`, `loss_normalizer` and
+    `evaluate` are pure functions, not compiled here.
 
-    model: gives the output; its `config` is a dataclass.
-    batch_fields: the arrays of a training batch.
-    scores: what `evaluate` sums up.
-    best_score, higher_is_better: which of them says which parameters are the best.
-    curves: panels of the run's figure: title, and in each the curves by "kind/name" of their rows.
+    batch_fields: names of the arrays of a training batch.
+    scores: names of what `evaluate` sums up.
+    best_score, higher_is_better: which score selects the best checkpoint, and its direction.
+    curves: panels of the training curves: title -> curves as "kind/name" of rows in the journal.
     """
 
-    model: nn.Module
     batch_fields: frozenset[str]
     scores: tuple[str, ...]
     best_score: str
     higher_is_better: bool
     curves: Mapping[str, tuple[str, ...]]
 
-    def init_params(self, seed: int) -> Any:
-        """Random parameters, the same for the same seed."""
+    def open_data(self, config: ConfigDict) -> TrainingData:
+        """Opens the datasets that a configuration names. Raises UserError where it cannot."""
 
-    def load_params(self, path: str) -> tuple[Any, dict[str, Any]]:
-        """Parameters in a file of weights, and where they come from: plain JSON values."""
+    def init_variables(self, seed: int) -> Variables:
+        """Random parameters, the same for the same seed, with model state and frozen parameters."""
 
-    def loss_unit(self, part: Any) -> Array:
-        """How much there is in a part of a batch of what a term of the loss is a mean over.
+    def load_weights(self, path: str) -> tuple[Variables, dict[str, Any]]:
+        """Reads a weights file to start from, with its provenance as plain JSON values."""
 
-        A scalar, whose mean over the parts is given to the `loss` of each.
+    def loss_normalizer(self, part: Any) -> Array:
+        """The amount of supervision in a part of a batch, a scalar: pixels, vectors, examples.
+
+        Terms of the loss that are a mean over it are divided by its mean over all parts of the
+        batch, so that the loss does not depend on how a batch is split.
         """
 
     def loss(
-        self, params: Any, part: Any, unit: Float[Array, ""]
-    ) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Moments]]]:
-        """The loss of a part of a batch, such that its mean over the parts is that of the whole.
+        self, variables: Variables, part: Any, normalizer: Float[Array, ""], axis_name: str | None
+    ) -> tuple[Float[Array, ""], LossAux]:
+        """The loss of a part of a batch; its mean over the parts is that of the whole batch.
 
-        Returns with it metrics, `loss` among them, whose means over the parts are logged, and the
-        moments of quantities whose deviation over the whole batch is. `part["example_key"]` has a
-        random key for each example.
+        Args:
+          part: examples; `part["example_key"]` has a random key for each.
+          normalizer: mean of `loss_normalizer` over the parts of the batch.
+          axis_name: the mapped axis of devices, for batch statistics; None where there is none.
         """
 
-    def evaluate(self, params: Any, batch: Any) -> tuple[Metrics, Any]:
-        """`x_sum` and `x_count` of every score x, to add up over batches, and what `picture` shows.
+    def evaluate(self, variables: Variables, batch: Any) -> tuple[Metrics, Any]:
+        """Returns `x_sum` and `x_count` for every score x, and a prediction for `draw`.
 
-        The score is sum over count; a count may be 0.
+        Sums and counts are added up over the batches. A score is sum over count; a count may be 0.
         """
 
-    def picture(self, batch: Any, shown: Any) -> UInt8[np.ndarray, "H W 3"]:
-        """A batch's first example with what was predicted for it."""
+    def draw(self, batch: Any, prediction: Any) -> UInt8[np.ndarray, "H W 3"]:
+        """A picture of the first example of a batch and its prediction."""
 
     def step_flops(self, examples: int) -> int:
-        """Operations of a training step of so many examples (`utilisation.matrix_flops`).
+        """Floating-point operations of a training step (see `utilisation.matrix_flops`).
 
-        Three times those of the forward pass, the usual count: what is computed again to save
-        memory is not work.
+        Three times those of the forward pass, as usual. Recomputation does not count.
         """
 
     def export(
         self,
         path: str | os.PathLike,
-        params: Any,
+        variables: Variables,
         name: str,
         card: dict[str, Any],
-        data: Any,
+        metadata: Mapping[str, Any],
         dtype: str,
     ) -> None:
-        """Writes self-describing weights; precision and memory switches of training stay here.
+        """Writes a self-describing weights file, without training's precision and memory switches.
 
         Args:
-          data: the `loop.Data` that was trained on.
-          dtype: on disk.
+          card: provenance, as plain JSON values.
+          metadata: of the training dataset (`TrainingData.metadata`).
+          dtype: of the arrays in the file.
         """

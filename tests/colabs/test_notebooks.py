@@ -67,7 +67,7 @@ def test_train_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert "clip_0" in text and "clip_2" in text
     assert "objects, front to back: [" in text
     workdir = tmp_path / "workdirs" / "tiny"
-    rows = [row["step"] for row in read_rows(workdir / "metrics.jsonl")]
+    rows = [row["step"] for row in read_rows(workdir)]
     assert rows == [3, 3, 6, 6]  # of training and of validation
     assert (workdir / "report.html").is_file()
     # The curves, three clips and the contact sheet.

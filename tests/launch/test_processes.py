@@ -87,7 +87,7 @@ def half(tmp_path_factory, data_dir) -> tuple[Path, list[str]]:
 
 def assert_agree(workdir: Path, straight: Path, kinds: set[str]) -> None:
     """Losses and scores to 1e-4, the gradients' norms to 1e-3."""
-    rows, expected = (read_rows(folder / "metrics.jsonl") for folder in (workdir, straight))
+    rows, expected = (read_rows(folder) for folder in (workdir, straight))
     expected = expected[: len(rows)]
     assert {row["kind"] for row in rows} == kinds
     for row, wanted in zip(rows, expected, strict=True):

@@ -43,7 +43,7 @@ def test_a_training_in_a_bucket_survives_what_one_on_a_disk_does(tmp_path, data_
             if "/d/" in name:
                 bucket.objects.pop(name)
         said = train("gs://bucket/run", 8)
-        assert "state of step 6 is damaged" in said and "step 4 of 8" in said
+        assert "checkpoint of step 6 is damaged" in said and "step 4 of 8" in said
         assert "run/unreadable_states/6/_CHECKPOINT_METADATA" in bucket.objects
         assert set(bucket.names("run/")) >= {
             "run/config.json",

@@ -73,7 +73,7 @@ def test_kills_other_workers_and_a_damaged_state_change_nothing(tmp_path, data_d
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     config.data.workers = 1
     kill(start(config, workdir), workdir, "save", rng)
-    assert f"state of step {saved} is damaged" in (workdir / "log.txt").read_text()
+    assert f"checkpoint of step {saved} is damaged" in (workdir / "log.txt").read_text()
 
     finish(config, workdir)
     assert differences(config, tmp_path / "undisturbed", workdir) == []

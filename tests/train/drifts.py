@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from oclr_jax.train.loop import Data
+from oclr_jax.train.data import TrainingData
 from oclr_jax.types import FlowBatch
 
 FLOW_SETTINGS = {"estimator": "dis", "preset": "medium", "height": 64, "width": 96}
@@ -34,7 +34,7 @@ def drifts(index: int, batch: int, height: int, width: int) -> FlowBatch:
     }
 
 
-def drifts_data(config, different: int = 10**9) -> Data:
+def drifts_data(config, different: int = 10**9) -> TrainingData:
     """Training and validation batches of a configuration's size; so many different batches."""
 
     def batches(start: int) -> Iterator[FlowBatch]:
@@ -46,4 +46,5 @@ def drifts_data(config, different: int = 10**9) -> Data:
             pair = drifts(10**6 + index, 1, *config.data.crop)
             yield pair | {"estimated": pair["flow"] + np.float32(0.5)}
 
-    return Data(batches, validation, version="drifts", flow=FLOW_SETTINGS)
+    metadata = {"data_version": "drifts", "flow": FLOW_SETTINGS}
+    return TrainingData(batches, validation, metadata)

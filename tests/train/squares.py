@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from oclr_jax.train.loop import Data
+from oclr_jax.train.data import TrainingData
 from oclr_jax.types import Batch
 
 FLOW_SETTINGS = {"estimator": "dis", "preset": "medium", "height": 64, "width": 96}
@@ -31,7 +31,7 @@ def squares(index: int, batch: int, frames: int, height: int, width: int) -> Bat
     return {"flow": flow, "amodal": amodal, "modal": modal}
 
 
-def squares_data(config) -> Data:
+def squares_data(config) -> TrainingData:
     """Training and validation batches of the sizes in a training configuration."""
     size = (config.model.frames, config.model.height, config.model.width)
 
@@ -42,4 +42,5 @@ def squares_data(config) -> Data:
     def validation() -> Iterator[Batch]:
         return (squares(10**6 + i, 1, *size) for i in range(3))
 
-    return Data(batches, validation, version="squares", flow=FLOW_SETTINGS)
+    metadata = {"data_version": "squares", "flow": FLOW_SETTINGS}
+    return TrainingData(batches, validation, metadata)

@@ -1,10 +1,11 @@
-"""Ten steps in different ways on the devices that there are; what each way gave goes into a file.
+"""Ten steps in different modes on the devices that there are; the results go into a file.
 
-A program of its own, because the number of devices is fixed when jax starts:
+A separate program, because the number of devices is fixed when jax starts:
 `python tests/train/ten_steps.py OUT.npz`.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -20,17 +21,21 @@ from oclr_jax.ops.losses import LossWeights
 from oclr_jax.train.devices import AXIS, Devices
 from oclr_jax.train.state import init_state
 from oclr_jax.train.step import make_train_step
+from oclr_jax.train.task import Task, Variables
 from oclr_jax.train.tasks.segmentation import Segmentation
 from tests.train.squares import squares
+from tests.train.toy import Toy, toy_batch
 
 STEPS, CLIPS = 10, 16
 # name: (parallel, devices, accumulate)
-WAYS = {
+MODES = {
     "one": ("jit", 1, 1),
     "jit": ("jit", 8, 1),
     "pmap": ("pmap", 8, 1),
     "jit_accumulated": ("jit", 8, 2),
 }
+# Of the toy task, whose batch statistics are those of a part of the batch.
+TOY_MODES = {"toy_one": ("jit", 1, 1), "toy_jit": ("jit", 2, 1), "toy_pmap": ("pmap", 2, 1)}
 MODEL = OCLRConfig(
     channels=(4, 8), heads=2, feedforward=8, encoder_layers=1, decoder_layers=1, dropout=0.2
 )
@@ -38,32 +43,46 @@ TASK = Segmentation(OCLR(MODEL), LossWeights(modal=0.1, query=0.5))
 
 
 def clips(step: int) -> dict[str, np.ndarray]:
-    """A batch whose clips differ in how long their outlines are: some show nothing at all."""
+    """A batch whose clips have boundaries of different lengths; some are empty."""
     batch = squares(step, CLIPS, 2, 16, 16)
     for clip in range(0, CLIPS, 3):
         batch["amodal"][clip] = batch["modal"][clip] = 0
     return batch
 
 
-def ten_steps(params, parallel: str, count: int, accumulate: int) -> dict[str, np.ndarray]:
-    """Metrics of every step and the parameters after the last.
+def ten_steps(
+    task: Task,
+    variables: Variables,
+    batch_of: Callable[[int], dict[str, np.ndarray]],
+    parallel: str,
+    count: int,
+    accumulate: int,
+) -> dict[str, np.ndarray]:
+    """Metrics of every step, and parameters and model state after the last.
 
-    Plain gradient descent: Adam would not feel a gradient that is eight times too large.
+    Plain gradient descent, because Adam would hide a gradient that is eight times too large.
     """
     devices = Devices(Mesh(np.array(jax.devices()[:count]), (AXIS,)), parallel)
-    optimizer = optax.sgd(0.3)
-    ways = {"accumulate": accumulate, "axis_name": devices.axis_name}
-    step = devices.compile(make_train_step(TASK, optimizer, seed=0, **ways))
-    state = devices.replicate(init_state(params, optimizer, ema=False))
-    rows = []
+    optimizer = optax.sgd(0.3 if task is TASK else 0.03)
+    options = {"accumulate": accumulate, "axis_name": devices.axis_name}
+    step = devices.compile(make_train_step(task, optimizer, seed=0, **options))
+    state = devices.replicate(init_state(variables, optimizer, ema=False))
+    frozen, rows = devices.replicate(variables.frozen), []
     for index in range(STEPS):
-        state, metrics = step(state, devices.shard(clips(index)))
+        state, metrics = step(state, frozen, devices.shard(batch_of(index)))
         rows.append({name: float(value) for name, value in metrics.items()})
-    params = flatten_dict(jax.device_get(state.params), sep="/")
-    return {f"metrics/{name}": np.array([row[name] for row in rows]) for name in rows[0]} | params
+    arrays = jax.device_get({**state.params, **state.model_state})
+    found = {f"metrics/{name}": np.array([row[name] for row in rows]) for name in rows[0]}
+    return found | flatten_dict(arrays, sep="/")
 
 
 if __name__ == "__main__":
-    start = jax.device_get(TASK.init_params(0))
-    given = {way: ten_steps(start, *WAYS[way]) for way in sys.argv[2:] or WAYS}
-    np.savez(sys.argv[1], **{f"{way}:{n}": x for way, r in given.items() for n, x in r.items()})
+    given = {}
+    start = jax.device_get(TASK.init_variables(0))
+    for name, mode in MODES.items():
+        given[name] = ten_steps(TASK, start, clips, *mode)
+    toy = Toy()
+    start = jax.device_get(toy.init_variables(0))
+    for name, mode in TOY_MODES.items():
+        given[name] = ten_steps(toy, start, lambda index: toy_batch(index, 8), *mode)
+    np.savez(sys.argv[1], **{f"{mode}:{n}": x for mode, r in given.items() for n, x in r.items()})

@@ -1,4 +1,4 @@
-"""States on disk: bit-exact though their buffers are given away, the right ones kept, damage."""
+"""Checkpoints: bit-exact though the next step reuses the state, the right ones kept, damage."""
 
 import resource
 import shutil
@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 
 from oclr_jax.errors import UserError
-from oclr_jax.train.checkpoints import UNREADABLE, TrainStates, load_params
+from oclr_jax.train.checkpoints import UNREADABLE, Checkpoints, load_checkpoint_variables
 from oclr_jax.train.state import TrainState
 
 
-def first_state(average: bool = True) -> TrainState:
+def first_state(ema: bool = True) -> TrainState:
     w = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
     params = {"a": {"w": jnp.asarray(w), "b": jnp.ones(7)}, "c": jnp.arange(5.0)}
     moments = ({}, (jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params)))
-    copy = jax.tree.map(jnp.copy, params) if average else None
-    return jax.device_put(TrainState(jnp.zeros((), jnp.int32), params, moments, copy))
+    copy = jax.tree.map(jnp.copy, params) if ema else None
+    return jax.device_put(
+        TrainState(jnp.zeros((), jnp.int32), params, moments, {"s": jnp.ones(3)}, copy)
+    )
 
 
 def moved(state: TrainState) -> TrainState:
@@ -30,8 +32,8 @@ def moved(state: TrainState) -> TrainState:
 move = jax.jit(moved, donate_argnums=0)
 
 
-def after(steps: int, average: bool = True) -> TrainState:
-    state = first_state(average)
+def after(steps: int, ema: bool = True) -> TrainState:
+    state = first_state(ema)
     for _ in range(steps):
         state = move(state)
     return state
@@ -43,9 +45,9 @@ def assert_same(ours, theirs) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def saved(folder: Path, steps: int, *, keep: int = 3, average: bool = True) -> None:
-    """States of the first steps, each saved while the next step already takes its buffers."""
-    states, state = TrainStates(folder, keep), first_state(average)
+def saved(folder: Path, steps: int, *, keep: int = 3, ema: bool = True) -> None:
+    """Checkpoints of the first steps, each saved while the next step already reuses its memory."""
+    states, state = Checkpoints(folder, keep), first_state(ema)
     for step in range(1, steps + 1):
         state = move(state)
         states.save(step, state)
@@ -53,7 +55,7 @@ def saved(folder: Path, steps: int, *, keep: int = 3, average: bool = True) -> N
 
 
 def newest(folder: Path, **options) -> TrainState | None:
-    states = TrainStates(folder, 3)
+    states = Checkpoints(folder, 3)
     try:
         return states.restore_newest(first_state(), **options)
     finally:
@@ -72,7 +74,7 @@ def test_the_newest_and_the_best_stay(tmp_path):
     state = first_state()
     scores = {1: 0.5, 2: 0.9, 3: None, 4: 0.1, 5: 0.7, 6: None, 7: 0.2}
     for part in ((1, 2, 3), (4, 5, 6, 7)):  # in two runs of the program
-        states = TrainStates(tmp_path, keep=2, keep_best=2)
+        states = Checkpoints(tmp_path, keep=2, keep_best=2)
         for step in part:
             states.save(step, state, scores[step])
         states.close()
@@ -110,61 +112,64 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_of_a_damaged_state_the_one_before_is_used(tmp_path, capsys, damage):
+def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path, capsys, damage):
     folder = tmp_path / "checkpoints"
     saved(folder, 3)
     damage(folder / "3")
-    states = TrainStates(folder, 3)
+    states = Checkpoints(folder, 3)
     assert_same(states.restore_newest(first_state()), after(2))
     sentence = capsys.readouterr().err
-    assert "state of step 3 is damaged" in sentence and "goes on from that of step 2" in sentence
-    # The training writes that step again.
+    assert (
+        "checkpoint of step 3 is damaged" in sentence and "resumes from that of step 2" in sentence
+    )
+    # That step can be written again.
     states.save(3, after(3))
     states.close()
     assert_same(newest(folder), after(3))
     assert (tmp_path / UNREADABLE / "3").is_dir()
 
 
-def test_no_state_that_can_be_read_is_an_error(tmp_path):
+def test_no_readable_checkpoint_is_an_error(tmp_path):
     saved(tmp_path, 2)
     for step in ("1", "2"):
         DAMAGES["empty files"](tmp_path / step)
-    with pytest.raises(UserError, match=r"None of the training states .*\[2, 1\].* can be read"):
+    with pytest.raises(UserError, match=r"None of the checkpoints .*\[2, 1\].* can be read"):
         newest(tmp_path)
-    with pytest.raises(UserError, match="no training state"):
-        load_params(tmp_path)
+    with pytest.raises(UserError, match="no readable checkpoint"):
+        load_checkpoint_variables(tmp_path)
 
 
 def test_a_state_of_another_model_is_an_error(tmp_path):
     saved(tmp_path, 1)
-    states, other = TrainStates(tmp_path, 3), first_state()
+    states, other = Checkpoints(tmp_path, 3), first_state()
     other = other.replace(params=other.params | {"c": jnp.zeros(6)})
     with pytest.raises(UserError, match=r"None of .* can be read with this configuration"):
         states.restore_newest(other)
     states.close()
 
 
-@pytest.mark.parametrize("average", [True, False])
-def test_parameters_alone_are_read(tmp_path, average):
-    saved(tmp_path, 2, average=average)
-    # Nothing else is looked at: the optimizer's state could not be read.
-    params, step = load_params(tmp_path)
+@pytest.mark.parametrize("ema", [True, False])
+def test_parameters_and_model_state_are_read_alone(tmp_path, ema):
+    saved(tmp_path, 2, ema=ema)
+    # The optimizer's state is not read.
+    found, step = load_checkpoint_variables(tmp_path)
     assert step == 2
-    assert_same(params, jax.device_get(after(2, average).best_params))
+    expected = jax.device_get(after(2, ema).eval_variables({}))
+    assert_same(found, {"params": expected.params, "model_state": expected.model_state})
 
 
 def test_damaged_parameters_are_not_taken(tmp_path, capsys):
     saved(tmp_path, 2)
     DAMAGES["empty files"](tmp_path / "2")
-    params, step = load_params(tmp_path)
+    found, step = load_checkpoint_variables(tmp_path)
     assert step == 1
-    assert_same(params, jax.device_get(after(1).average))
+    assert_same(found["params"], jax.device_get(after(1).ema_params))
     assert "parameters of step 2" in capsys.readouterr().err
 
 
 @contextmanager
 def files_of_at_most(size: int):
-    """What a full disk is to a program: writing fails."""
+    """Limits file sizes, so that writing fails as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -174,7 +179,7 @@ def files_of_at_most(size: int):
 
 
 def test_a_disk_without_room_is_told_before(tmp_path, monkeypatch):
-    states = TrainStates(tmp_path, 2)
+    states = Checkpoints(tmp_path, 2)
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
     with pytest.raises(UserError, match=r"cannot be written .*it takes up to 0 MB\); make room"):
@@ -184,7 +189,7 @@ def test_a_disk_without_room_is_told_before(tmp_path, monkeypatch):
 
 def test_a_full_disk_leaves_the_states_before(tmp_path):
     saved(tmp_path, 2)
-    states = TrainStates(tmp_path, 2)
+    states = Checkpoints(tmp_path, 2)
     with files_of_at_most(1000), pytest.raises(UserError, match="cannot be written .*make room"):
         states.save(3, after(3))
         states.close()

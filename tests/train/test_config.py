@@ -81,10 +81,10 @@ def test_ablation_of_table_e7_changes_its_one_setting(name):
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name.startswith("ours_")])
-def test_every_experiment_states_its_command_and_its_cost(name):
+def test_every_experiment_states_command_cost_and_expected_score(name):
     doc = VARIANTS[name].__doc__
     command = f"python launch/train.py --config configs/oclr_flow.py:{name} --workdir workdirs/"
-    assert command in doc and "Cost: " in doc
+    assert command in doc and "Cost: " in doc and "Expected: " in doc
 
 
 def test_tiny_keeps_what_an_experiment_is_about():

@@ -1,6 +1,6 @@
-"""Training on several devices: every way gives what one device gives, and mistakes are told.
+"""Training on several devices gives what one device gives, and mistakes are reported.
 
-Each run is a program of its own, on eight simulated devices.
+The runs are a separate program, on eight simulated devices.
 """
 
 import os
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from oclr_jax.errors import UserError
-from oclr_jax.train import devices
+from oclr_jax.train import devices, processes
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
@@ -21,7 +21,7 @@ QUICK_TO_COMPILE = "--xla_backend_optimization_level=1 --xla_llvm_disable_expens
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
-    """What each way of ten_steps.py gave: metrics of every step, and parameters."""
+    """The results of ten_steps.py by mode: metrics of every step, parameters and model state."""
     path = tmp_path_factory.mktemp("ten_steps") / "given.npz"
     flags = {"XLA_FLAGS": f"{QUICK_TO_COMPILE} --xla_force_host_platform_device_count=8"}
     command = [sys.executable, "tests/train/ten_steps.py", path]
@@ -29,19 +29,19 @@ def given(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     assert out.returncode == 0, out.stderr
     given = {}
     for name, value in np.load(path).items():
-        way, name = name.split(":")
-        given.setdefault(way, {})[name] = value
+        mode, name = name.split(":")
+        given.setdefault(mode, {})[name] = value
     return given
 
 
-@pytest.mark.parametrize("way", ["jit", "pmap", "jit_accumulated"])
-def test_ten_steps_are_those_of_one_device(given, way):
+@pytest.mark.parametrize("mode", ["jit", "pmap", "jit_accumulated"])
+def test_ten_steps_are_those_of_one_device(given, mode):
     """Metrics, the gradient's norm among them, to 2e-6, and parameters to 1e-6.
 
     A gradient that is summed over the devices, or not averaged, or taken of an average, and a
     boundary term that is divided by a device's own pixels, are all off by far more.
     """
-    one, ours = given["one"], given[way]
+    one, ours = given["one"], given[mode]
     assert one.keys() == ours.keys()
     assert {"metrics/loss", "metrics/grad_norm", "metrics/boundary"} < one.keys()
     assert one["metrics/loss"][-1] < 0.95 * one["metrics/loss"][0]
@@ -50,10 +50,21 @@ def test_ten_steps_are_those_of_one_device(given, way):
         np.testing.assert_allclose(ours[name], value, err_msg=name, **tolerance)
 
 
+@pytest.mark.parametrize("mode", ["toy_jit", "toy_pmap"])
+def test_model_state_is_that_of_one_device(given, mode):
+    """Batch statistics are those of the whole batch, on two devices, jit or pmap."""
+    one, ours = given["toy_one"], given[mode]
+    assert one.keys() == ours.keys()
+    assert one["metrics/loss"][-1] < 0.8 * one["metrics/loss"][0]
+    assert np.ptp(one["batch_stats/norm/mean"]) > 0.1
+    for name, value in one.items():
+        np.testing.assert_allclose(ours[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("parallel", "batch_size", "accumulate", "words"),
     [
-        ("jit", 12, 1, "12 clips cannot be split evenly among 8 devices; .* multiple of 8"),
+        ("jit", 12, 1, "12 examples cannot be split evenly among 8 devices; .* multiple of 8"),
         ("pmap", 8, 2, "among 8 devices x accumulate 2; .* multiple of 16"),
         ("jit", 8, 0, "multiple of 8"),
         ("xmap", 8, 1, "no parallel='xmap'; choose one of jit, pmap"),
@@ -77,11 +88,11 @@ def test_what_does_not_fit_the_devices_is_told(
         ({"TPU_ML_PLATFORM": "JAX"}, True),
     ],
 )
-def test_the_environment_says_whether_there_are_others(environment, several):
-    assert devices.started_as_one_of_several(environment) == several
+def test_the_environment_tells_whether_there_are_other_processes(environment, several):
+    assert processes.started_as_one_of_several(environment) == several
 
 
 @pytest.mark.parametrize("given", [("host:1", None, None), ("host:1", 2, 2), (None, 2, 0)])
 def test_a_process_that_is_half_described_is_refused(given):
     with pytest.raises(UserError, match="need all of --coordinator"):
-        devices.join_processes(*given)
+        processes.join_processes(*given)

@@ -41,7 +41,7 @@ def workdirs(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_trains_at_tiny(workdirs, name):
     workdir = workdirs / name
-    rows = read_rows(workdir / "metrics.jsonl")
+    rows = read_rows(workdir)
     assert [(row["kind"], row["step"]) for row in rows] == [
         ("train", 1),
         ("train", 2),
@@ -58,6 +58,6 @@ def test_an_experiment_trains_at_tiny(workdirs, name):
 
 def test_the_settings_change_the_training(workdirs):
     """Each experiment of table E7 learns something else from the same data; E6 differs in data."""
-    loss = {name: read_rows(workdirs / name / "metrics.jsonl")[1]["loss"] for name in EXPERIMENTS}
+    loss = {name: read_rows(workdirs / name)[1]["loss"] for name in EXPERIMENTS}
     assert loss["ours_a"] == loss["ours_b"] == loss["ours_c"] == loss["ours_g"]
     assert len({loss[f"ours_{letter}"] for letter in "defghi"}) == 6

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oclr_jax.train.interrupts import Stop
+from oclr_jax.train.interrupts import StopSignal
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,13 +17,13 @@ PROCESS = """
 import sys, time
 import jax
 jax.distributed.initialize(f"localhost:{sys.argv[1]}", num_processes=2, process_id=int(sys.argv[2]))
-from oclr_jax.train.interrupts import Stop
-stop = Stop()
+from oclr_jax.train.interrupts import StopSignal
+stop = StopSignal()
 with stop.listening():
     print("ready", flush=True)
     for step in range(1, 6000):
         time.sleep(0.01)
-        if stop.after(step):
+        if stop.stops_after(step):
             break
 print(step, stop.signal, flush=True)
 """
@@ -32,11 +32,11 @@ print(step, stop.signal, flush=True)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_asks_to_stop(number):
     before = signal.getsignal(number)
-    stop = Stop()
+    stop = StopSignal()
     with stop.listening():
-        assert not stop.after(1) and not stop.at_once
+        assert not stop.stops_after(1) and not stop.may_interrupt
         os.kill(os.getpid(), number)
-        assert stop.after(2) and stop.at_once
+        assert stop.stops_after(2) and stop.may_interrupt
         assert stop.signal == number
         os.kill(os.getpid(), signal.SIGTERM)  # a scheduler that says it twice
         with pytest.raises(KeyboardInterrupt):

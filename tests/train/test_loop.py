@@ -1,71 +1,38 @@
-"""The loop on moving squares: it learns, resumes bit-exactly, stops cleanly, refuses clearly."""
+"""The loop on a toy task: what it writes, when it ends, and what it refuses."""
 
 import dataclasses
 import gzip
 import json
 import os
-import signal
 
-import jax
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
-from configs.oclr_flow import get_config
 from oclr_jax.errors import UserError
-from oclr_jax.train.loop import train
 from oclr_jax.train.record.journal import read_rows
 from oclr_jax.train.record.profiling import SKIPPED_STEPS, TRACED_STEPS
-from oclr_jax.weights.convert import convert_checkpoint
-from oclr_jax.weights.file import load_weights
-from tests.train.squares import squares_data
+from tests.train.toy import Toy, leaves, toy_batch, toy_config, toy_data, train_toy
 
 
 @pytest.fixture
 def config():
-    config = get_config("small,tiny")
-    config.model.channels = (4, 8)
-    config.model.height = config.model.width = 16
-    config.model.frames = 3
-    config.model.dropout = 0.2
-    config.optimizer.learning_rate = 1e-2
-    config.ema_decay = 0.9
-    config.steps = 6
-    config.log_every = 2
-    config.evaluate_every = 3
-    config.checkpoint_every = 2
-    config.keep_checkpoints = 2
-    config.strips = (0, 1, 9)
-    return config
+    return toy_config()
 
 
-def leaves(state):
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-
-
-def stopping_at(data, step):
-    """The same data, with a Ctrl-C while the batch of `step` is read."""
-
-    def batches(start):
-        for index, batch in enumerate(data.batches(start), start):
-            if index == step:
-                os.kill(os.getpid(), signal.SIGINT)
-            yield batch
-
-    return dataclasses.replace(data, batches=batches)
+def checkpoints(workdir) -> set[int]:
+    return {int(path.name) for path in (workdir / "checkpoints").iterdir()}
 
 
 def test_the_loss_falls(tmp_path, config):
-    config.update({"steps": 120, "log_every": 20, "evaluate_every": 120, "checkpoint_every": 120})
-    train(config, tmp_path, squares_data(config))
-    loss = [row["loss"] for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
+    config.update({"steps": 150, "log_every": 30, "evaluate_every": 150, "checkpoint_every": 150})
+    train_toy(config, tmp_path)
+    loss = [row["loss"] for row in read_rows(tmp_path) if row["kind"] == "train"]
     assert loss[-1] < 0.6 * loss[0]
 
 
-def test_what_a_training_leaves(tmp_path, config):
-    data = squares_data(config)
-    state = train(config, tmp_path, data, command="the command")
-    rows = read_rows(tmp_path / "metrics.jsonl")
+def test_what_a_training_leaves(tmp_path, config, draws_report):
+    state = train_toy(config, tmp_path, command="the command")
+    rows = read_rows(tmp_path)
     assert [(r["kind"], r["step"]) for r in rows] == [
         ("train", 2),
         ("validation", 3),
@@ -73,8 +40,8 @@ def test_what_a_training_leaves(tmp_path, config):
         ("train", 6),
         ("validation", 6),
     ]
-    assert {"modal_j", "amodal_j", "loss"} < set(rows[1])
-    assert {"steps_per_s", "data_wait", "learning_rate", "grad_norm"} < set(rows[0])
+    assert {"error", "seconds"} < set(rows[1])
+    assert {"loss", "steps_per_s", "data_wait", "learning_rate", "grad_norm"} < set(rows[0])
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "tensorboard").iterdir())
     strips = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.glob("strips/*/*"))
@@ -83,182 +50,130 @@ def test_what_a_training_leaves(tmp_path, config):
     assert page.count("data:image/png;base64,") == 1 + len(strips)
     assert "Step 6 of 6: finished" in page and "optimizer.learning_rate" in page
 
-    params, info = load_weights(tmp_path / "weights.safetensors")
-    assert (info.name, info.data_version, info.flow) == ("oclr-tiny", "squares", data.flow)
-    assert info.card["command"] == "the command"
-    assert info.card["steps"] == 6
-    assert info.card["validation"]["modal_j"] == rows[-1]["modal_j"]
-    assert info.card["config"]["steps"] == 6
-    for ours, theirs in zip(leaves(params), leaves(state.average), strict=True):
-        np.testing.assert_array_equal(ours, theirs.astype(np.float16).astype(np.float32))
-    best = max((r for r in rows if r["kind"] == "validation"), key=lambda r: r["modal_j"])
-    steps = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
-    assert {4, 6} <= steps
-    # Of states that score the same any may stay.
-    assert best["modal_j"] in [r["modal_j"] for r in rows if r["step"] in steps and "modal_j" in r]
-    _, info = load_weights(tmp_path / "weights_best.safetensors")
-    assert info.card["validation"]["modal_j"] == best["modal_j"]
-
-
-@pytest.mark.parametrize("stop", [1, 3])
-def test_a_stopped_training_resumes_bit_exactly(tmp_path, config, stop):
-    data = squares_data(config)
-    straight = train(config, tmp_path / "straight", data)
-    stopped = train(config, tmp_path / "resumed", stopping_at(data, stop))
-    assert 0 < int(stopped.step) <= stop
-    resumed = train(config, tmp_path / "resumed", data)
-    assert int(resumed.step) == 6
-    for ours, theirs in zip(leaves(resumed), leaves(straight), strict=True):
+    card = json.loads((tmp_path / "weights.safetensors.json").read_text())
+    assert (card["command"], card["steps"], card["seed"]) == ("the command", 6, 0)
+    assert card["validation"]["error"] == rows[-1]["error"]
+    assert card["config"]["steps"] == 6
+    # The averaged parameters are evaluated and exported.
+    exported, _ = Toy().load_weights(tmp_path / "weights.safetensors")
+    for ours, theirs in zip(leaves(exported.params), leaves(state.ema_params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    scores = [
-        [
-            (r["step"], r["loss"])
-            for r in read_rows(tmp_path / name / "metrics.jsonl")
-            if r["kind"] == "validation"
-        ]
-        for name in ("straight", "resumed")
-    ]
-    assert scores[0] == scores[1]
-
-
-def test_a_finished_training_has_nothing_left_to_do(tmp_path, config, capsys):
-    data = squares_data(config)
-    first = train(config, tmp_path, data)
-    again = train(config, tmp_path, stopping_at(data, 6))
-    for ours, theirs in zip(leaves(again), leaves(first), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert "step 6 of 6" in capsys.readouterr().out
-
-
-def test_an_evaluation_that_a_signal_cut_short_is_made_up_for(tmp_path, config):
-    data = squares_data(config)
-
-    def validation():
-        for index, batch in enumerate(data.validation()):
-            if index == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    stopped = train(config, tmp_path, dataclasses.replace(data, validation=validation))
-    assert int(stopped.step) == 3
-    train(config, tmp_path, data)
-    rows = read_rows(tmp_path / "metrics.jsonl")
-    assert [r["step"] for r in rows if r["kind"] == "validation"] == [3, 6]
-
-
-def test_rows_after_the_resumed_step_are_written_again(tmp_path, config):
-    data = squares_data(config)
-    train(config, tmp_path, stopping_at(data, 3))
-    newest = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"kind": "train", "step": newest + 1, "loss": 9.0}) + "\n{cut o")
-    train(config, tmp_path, data)
-    rows = read_rows(tmp_path / "metrics.jsonl")
-    assert [r["step"] for r in rows] == sorted(r["step"] for r in rows)
-    assert all(r.get("loss") != 9.0 for r in rows)
-    assert rows[-1]["step"] == 6
-
-
-def test_a_loss_that_is_not_finite_stops_and_is_not_saved(tmp_path, config):
-    config.checkpoint_every = 1
-    data = squares_data(config)
-
-    def batches(start):
-        for index, batch in enumerate(data.batches(start), start):
-            if index == 2:
-                batch["flow"][0, 0, 0, 0, 0] = np.nan
-            yield batch
-
-    with pytest.raises(UserError, match="step 3: the loss is nan"):
-        train(config, tmp_path, dataclasses.replace(data, batches=batches))
-    assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == {1, 2}
-
-
-def test_another_model_does_not_resume(tmp_path, config):
-    data = squares_data(config)
-    config.steps = 2
-    train(config, tmp_path, data)
-    config.model.channels = (4, 16)
-    with pytest.raises(UserError, match=r"other settings \(model.channels was \[4, 8\] and is"):
-        train(config, tmp_path, data)
-
-
-def test_training_starts_from_given_weights(tmp_path, config):
-    data = squares_data(config)
-    config.steps = 2
-    config.export_dtype = "float32"
-    first = train(config, tmp_path / "first", data)
-    config.init_weights = str(tmp_path / "first" / "weights.safetensors")
-    config.optimizer.learning_rate = 0.0
-    second = train(config, tmp_path / "second", data)
-    for ours, theirs in zip(leaves(second.params), leaves(first.average), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    # The new weights tell where they come from, also after a resumed training.
-    config.steps = 3
-    train(config, tmp_path / "second", data)
-    origin = load_weights(tmp_path / "second" / "weights.safetensors")[1].card["started_from"]
-    assert origin["steps"] == 2 and origin["weights"] == "oclr-tiny"
-    assert "started_from" not in load_weights(config.init_weights)[1].card
-
-
-@pytest.mark.parametrize("kind", ["workdir", "release"])
-def test_training_starts_from_a_workdir_or_a_release(tmp_path, config, kind, request):
-    data = squares_data(config)
-    config.steps, config.optimizer.learning_rate = 1, 0.0
-    if kind == "workdir":
-        first = train(config, tmp_path / "first", data)
-        config.seed, config.init_weights = 1, str(tmp_path / "first")
-        expected = first.average
-    else:
-        released = request.getfixturevalue("shared_dir") / "reference" / "golden"
-        released = released / "oclr_release_format.pth"
-        info = convert_checkpoint(released, tmp_path / "released.safetensors")
-        config.init_weights = str(tmp_path / "released.safetensors")
-        config.model.update(info.model.to_dict())
-        config.model.update({"height": 32, "width": 32, "frames": 2})
-        data = squares_data(config)
-        expected = load_weights(config.init_weights)[0]
-    second = train(config, tmp_path / "second", data)
-    for ours, theirs in zip(leaves(second.params), leaves(expected), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert json.loads((tmp_path / "second" / "started_from.json").read_text())["random"] == []
-
-
-def test_weights_of_another_model_start_what_they_share(tmp_path, config, capsys):
-    data = squares_data(config)
-    config.steps = 2
-    config.export_dtype = "float32"
-    first = train(config, tmp_path / "first", data)
-    config.init_weights = str(tmp_path / "first" / "weights.safetensors")
-    config.optimizer.learning_rate = 0.0
-    config.model.channels = (6, 8)
-    config.seed += 1
-    second = train(config, tmp_path / "second", data)
-    theirs, ours = flatten_dict(first.average, sep="/"), flatten_dict(second.params, sep="/")
-    new = sorted(name for name in ours if ours[name].shape != theirs[name].shape)
-    assert new and all(name.startswith("unet_") for name in new)
-    for name in ours.keys() - new:
-        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
-    assert f"{len(new)} start random: {new}" in capsys.readouterr().out
-    assert json.loads((tmp_path / "second" / "started_from.json").read_text())["random"] == new
+    best = min((r for r in rows if r["kind"] == "validation"), key=lambda r: r["error"])
+    assert {4, 6, best["step"]} == checkpoints(tmp_path)
+    card = json.loads((tmp_path / "weights_best.safetensors.json").read_text())
+    assert card["validation"]["error"] == best["error"]
 
 
 def test_a_profile_is_written_and_the_use_of_the_machine_is_logged(tmp_path, config):
     config.steps, config.log_every = SKIPPED_STEPS + TRACED_STEPS + 2, 5
-    train(config, tmp_path, squares_data(config), profile=True)
+    train_toy(config, tmp_path, profile=True)
     (trace,) = (tmp_path / "profile").rglob("perfetto_trace.json.gz")
     assert gzip.decompress(trace.read_bytes()).startswith(b"{")
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
-    row = next(row for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "train")
+    row = next(row for row in read_rows(tmp_path) if row["kind"] == "train")
     assert row["tflops_per_s"] > 0 and row["peak_gib"] > 0 and 0 <= row["data_wait"] <= 1
 
 
-def test_data_that_ends_is_an_error(tmp_path, config):
-    data = squares_data(config)
-    short = dataclasses.replace(
-        data, batches=lambda start: (b for b, _ in zip(data.batches(start), range(3), strict=False))
-    )
-    with pytest.raises(UserError, match="data ended"):
-        train(config, tmp_path, short)
-    with pytest.raises(UserError, match="validation set is empty"):
-        train(config, tmp_path, dataclasses.replace(data, validation=lambda: iter(())))
+def ending(error: Exception | None, after: int):
+    """The toy data, which ends or fails after some batches."""
+    data = toy_data(4)
+
+    def batches(start):
+        for step in range(start, after):
+            yield toy_batch(step, 4)
+        if error:
+            raise error
+
+    return dataclasses.replace(data, train_batches=batches)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (None, "^The training data ended before the training did"),
+        (OSError(5, "Input/output error", "shard"), r"^The data cannot be read \(.*'shard'\)"),
+        (UserError("sequence 3 is broken"), "^sequence 3 is broken"),
+    ],
+)
+def test_where_data_fails_the_state_is_saved_and_the_error_is_about_the_data(
+    tmp_path, config, error, words
+):
+    config.checkpoint_every = 100
+    with pytest.raises(UserError, match=words):
+        train_toy(config, tmp_path, ending(error, after=5))
+    # That of step 3 is the best.
+    assert checkpoints(tmp_path) == {3, 5}
+    assert int(train_toy(config, tmp_path).step) == 6
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(None, "^The validation set is empty"), (OSError(5, "gone"), "^The data cannot be read")],
+)
+def test_where_validation_fails_the_state_is_saved(tmp_path, config, error, words):
+    def validation():
+        if error:
+            raise error
+        yield from ()
+
+    data = dataclasses.replace(toy_data(4), validation_batches=validation)
+    with pytest.raises(UserError, match=words):
+        train_toy(config, tmp_path, data)
+    assert checkpoints(tmp_path) == {2, 3}
+
+
+def test_a_workdir_that_cannot_be_written_is_another_error(tmp_path, config, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("oclr_jax.train.record.journal.Journal.write", full)
+    with pytest.raises(UserError, match=r"^The workdir .* cannot be used \(.*No space.* make room"):
+        train_toy(config, tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"^The workdir .*file cannot be used"):
+        train_toy(config, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("keep_checkpoints", 0, "keep_checkpoints is 0; it must be at least 1"),
+        ("keep_best", -1, "keep_best is -1; it must be at least 0"),
+        ("log_every", 0, "log_every is 0; it must be at least 1"),
+        ("evaluate_every", 0, "evaluate_every is 0"),
+        ("checkpoint_every", -3, "checkpoint_every is -3"),
+        ("steps", 0, "steps is 0"),
+        ("validation_clips", -1, "validation_clips is -1"),
+        ("max_skips", -1, "max_skips is -1"),
+        ("ema_decay", 1.0, "ema_decay is 1.0; it must be at least 0 and less than 1"),
+        ("on_nonfinite", "hope", "choose stop or skip"),
+        ("parallel", "xmap", "choose one of jit, pmap"),
+        ("optimizer.groups", (("tail", 2.0),), "No parameter matches 'tail'"),
+        ("optimizer.groups", (("(", 2.0),), "no regular expression"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(tmp_path, config, field, value, words):
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=words):
+        train_toy(config, tmp_path / "workdir")
+    assert not (tmp_path / "workdir").exists()
+
+
+def test_only_the_newest_checkpoint_stays_where_one_is_kept(tmp_path, config):
+    config.keep_checkpoints, config.keep_best = 1, 0
+    train_toy(config, tmp_path)
+    assert checkpoints(tmp_path) == {6}
+
+
+def test_batches_are_closed_however_the_training_ends(tmp_path, config):
+    closed = []
+
+    def batches(start):
+        try:
+            for step in range(start, 100):
+                yield toy_batch(step, 4)
+        finally:
+            closed.append(os.getpid())
+
+    train_toy(config, tmp_path, dataclasses.replace(toy_data(4), train_batches=batches))
+    assert len(closed) == 1

@@ -1,4 +1,4 @@
-"""A resumed training has the settings of before, or says what is different."""
+"""A resumed training has the settings that it began with, or names what is different."""
 
 import json
 
@@ -7,11 +7,11 @@ import pytest
 from configs.oclr_flow import get_config
 from oclr_jax.errors import UserError
 from oclr_jax.train.settings import (
-    FREE,
-    check_no_states_lost,
-    check_settings,
-    in_steps,
-    keep_settings,
+    RESUMABLE_FIELDS,
+    check_no_checkpoints_lost,
+    check_unchanged,
+    lengths_in_steps,
+    write_settings,
 )
 
 
@@ -20,13 +20,13 @@ def kept(tmp_path):
     from etils import epath
 
     path = epath.Path(tmp_path) / "config.json"
-    keep_settings(get_config("tiny"), path)
+    write_settings(get_config("tiny"), path)
     return path
 
 
 def test_the_same_settings_go_on(kept):
-    check_settings(get_config("tiny"), kept)
-    check_settings(get_config("small"), kept.with_name("none"))
+    check_unchanged(get_config("tiny"), kept)
+    check_unchanged(get_config("small"), kept.with_name("none"))
 
 
 @pytest.mark.parametrize(
@@ -45,22 +45,22 @@ def test_what_changes_the_result_is_named(kept, capsys, field, value, words):
     config = get_config("tiny")
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=words):
-        check_settings(config, kept)
+        check_unchanged(config, kept)
     config.accept_changes = True
-    check_settings(config, kept)
-    assert "goes on with the new ones" in capsys.readouterr().out
+    check_unchanged(config, kept)
+    assert "continues with the new ones" in capsys.readouterr().out
 
 
-def test_what_does_not_change_the_result_is_free(kept):
+def test_what_does_not_change_the_result_may_change(kept):
     config = get_config("tiny")
     config.steps = config.log_every = config.evaluate_every = config.keep_best = 7
     config.data.workers, config.data.dir = 3, "elsewhere"
-    check_settings(config, kept)
+    check_unchanged(config, kept)
 
 
-def test_what_is_free_exists():
-    assert set(get_config().keys()) > {name for name in FREE if "." not in name}
-    for name in FREE:
+def test_resumable_fields_exist():
+    assert set(get_config().keys()) > {name for name in RESUMABLE_FIELDS if "." not in name}
+    for name in RESUMABLE_FIELDS:
         room, _, field = name.rpartition(".")
         assert not room or field in get_config()[room]
 
@@ -70,48 +70,54 @@ def test_fields_of_another_version_do_not_count(kept):
     del values["loss"]["order"]
     values["gone"] = 3
     kept.write_text(json.dumps(values))
-    check_settings(get_config("tiny"), kept)
+    check_unchanged(get_config("tiny"), kept)
 
 
-def test_a_damaged_file_of_settings_is_told(kept):
-    kept.write_text(kept.read_text()[:100])
+@pytest.mark.parametrize("damage", [b"", b'{"seed": 0, "ste', b"[]", b"null", b"\xff\xfe{}", b"3"])
+def test_a_damaged_file_of_settings_is_named(kept, damage):
+    kept.write_bytes(damage)
+    if damage != b"[]":  # an empty list has no fields to compare
+        with pytest.raises(UserError, match="config.json is damaged"):
+            check_unchanged(get_config("tiny"), kept)
     with pytest.raises(UserError, match="config.json is damaged"):
-        check_settings(get_config("tiny"), kept)
+        check_no_checkpoints_lost(kept.parent)
 
 
-def test_states_that_are_gone_are_missed(kept):
+def test_lost_checkpoints_are_noticed(kept):
     every = get_config("tiny").checkpoint_every
     rows = kept.parent / "metrics.jsonl"
     rows.write_text(json.dumps({"kind": "train", "step": 2 * every}) + "\n")
-    check_no_states_lost(kept.parent)  # may have been killed while it wrote its first state
+    check_no_checkpoints_lost(
+        kept.parent
+    )  # may have been killed while it wrote its first checkpoint
     with rows.open("a") as file:
         file.write(json.dumps({"kind": "train", "step": 2 * every + 1}) + "\n")
-    with pytest.raises(UserError, match="its states are gone"):
-        check_no_states_lost(kept.parent)
+    with pytest.raises(UserError, match="its checkpoints are gone"):
+        check_no_checkpoints_lost(kept.parent)
 
 
-def test_lengths_in_samples_are_lengths_in_steps_of_any_batch_size():
+def test_lengths_in_samples_are_lengths_lengths_in_steps_of_any_batch_size():
     config = get_config()
-    config.counted_in = "samples"
+    config.length_unit = "samples"
     config.batch_size = 16
-    found = in_steps(config)
-    assert (found.steps, found.counted_in) == (37_500, "steps")
+    found = lengths_in_steps(config)
+    assert (found.steps, found.length_unit) == (37_500, "steps")
     optimizer = found.optimizer
     assert (optimizer.warmup_steps, optimizer.halve_every) == (2_500, 5_000)
     assert (found.log_every, found.evaluate_every, found.checkpoint_every) == (4, 313, 63)
-    assert config.steps == 600_000 and config.counted_in == "samples"
-    assert in_steps(found) == found
+    assert config.steps == 600_000 and config.length_unit == "samples"
+    assert lengths_in_steps(found) == found
     changed = {name for name, value in found.items() if value != config[name]}
     lengths = {"steps", "log_every", "evaluate_every", "checkpoint_every"}
-    assert changed == lengths | {"optimizer", "counted_in"}
+    assert changed == lengths | {"optimizer", "length_unit"}
 
 
-def test_lengths_in_steps_stay():
-    assert in_steps(get_config("small")) == get_config("small")
+def test_lengths_lengths_in_steps_stay():
+    assert lengths_in_steps(get_config("small")) == get_config("small")
 
 
 def test_lengths_in_what_is_unknown():
     config = get_config("tiny")
-    config.counted_in = "epochs"
+    config.length_unit = "epochs"
     with pytest.raises(UserError, match="steps or samples, not 'epochs'"):
-        in_steps(config)
+        lengths_in_steps(config)

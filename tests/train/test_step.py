@@ -8,9 +8,11 @@ from flax import linen as nn
 
 from oclr_jax.models.oclr import OCLR, OCLRConfig, OCLROutput
 from oclr_jax.ops.losses import LossWeights
+from oclr_jax.train.evaluation import mean_scores
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
 from oclr_jax.train.state import init_state
-from oclr_jax.train.step import make_train_step, means
+from oclr_jax.train.step import make_train_step
+from oclr_jax.train.task import Variables
 from oclr_jax.train.tasks.segmentation import Segmentation, init_params
 from tests.train.squares import squares
 
@@ -28,7 +30,7 @@ def parts():
 
 
 def fresh(parts, seed=0):
-    return init_state(init_params(parts[0], seed), parts[1], ema=True)
+    return init_state(Variables(init_params(parts[0], seed)), parts[1], ema=True)
 
 
 def batch(index=0):
@@ -38,7 +40,7 @@ def batch(index=0):
 def test_every_parameter_moves_and_one_program_serves_all_steps(parts):
     state = before = fresh(parts)
     for index in range(3):
-        state, metrics = parts[2](state, batch(index))
+        state, metrics = parts[2](state, {}, batch(index))
     assert int(state.step) == 3
     terms = {"bce", "boundary", "order"}
     assert set(metrics) == terms | {"loss", "grad_norm", "token_spread", "live_maps"}
@@ -50,10 +52,10 @@ def test_every_parameter_moves_and_one_program_serves_all_steps(parts):
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_count(parts):
-    state, _ = parts[2](fresh(parts), batch())
+    state, _ = parts[2](fresh(parts), {}, batch())
     broken = batch(1)
     broken["flow"][0, 0, 0, 0, 0] = np.inf
-    after, metrics = parts[2](state, broken)
+    after, metrics = parts[2](state, {}, broken)
     assert not np.isfinite(metrics["loss"])
     assert int(after.step) == int(state.step) + 1
     for ours, theirs in zip(
@@ -64,13 +66,13 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count(parts):
 
 def test_a_transformer_that_says_always_the_same_shows_in_the_metrics(parts):
     state = fresh(parts)
-    _, metrics = parts[2](state, batch())
+    _, metrics = parts[2](state, {}, batch())
     assert metrics["token_spread"] > 0.3
     assert 0.2 < metrics["live_maps"] < 0.8
     dead = jax.tree.map(jnp.copy, state.params)
     dead["encoder1"]["norm2"]["weight"] *= 0
     dead["map_linear"] = {"kernel": dead["map_linear"]["kernel"] * 0, "bias": -jnp.ones(8)}
-    _, metrics = parts[2](state.replace(params=dead), batch())
+    _, metrics = parts[2](state.replace(params=dead), {}, batch())
     assert metrics["token_spread"] < 1e-6
     assert metrics["live_maps"] == 0
 
@@ -79,8 +81,8 @@ def test_the_query_term_is_part_of_the_loss(parts):
     model, optimizer, _ = parts
     task = Segmentation(model, LossWeights(query=1.0))
     step = make_train_step(task, optimizer, seed=0)
-    state = init_state(init_params(model, 0), optimizer, ema=False)
-    _, metrics = jax.jit(step)(state, batch())
+    state = init_state(Variables(init_params(model, 0)), optimizer, ema=False)
+    _, metrics = jax.jit(step)(state, {}, batch())
     plain = metrics["bce"] + 0.2 * metrics["boundary"] + 0.05 * metrics["order"]
     np.testing.assert_allclose(metrics["loss"], plain + metrics["query"], rtol=1e-5)
 
@@ -91,7 +93,7 @@ def test_modal_supervision_is_training_on_modal_masks(parts):
     step = jax.jit(make_train_step(task, optimizer, seed=0, ema_decay=0.5))
     truth, modal_alone = batch(), batch()
     modal_alone["amodal"] = truth["modal"]
-    ours, expected = step(fresh(parts), truth)[1], amodal_step(fresh(parts), modal_alone)[1]
+    ours, expected = step(fresh(parts), {}, truth)[1], amodal_step(fresh(parts), {}, modal_alone)[1]
     for name in ("loss", "boundary", "grad_norm"):
         np.testing.assert_allclose(ours[name], expected[name], rtol=1e-5, err_msg=name)
 
@@ -99,7 +101,7 @@ def test_modal_supervision_is_training_on_modal_masks(parts):
 def test_the_dropout_key_is_a_function_of_the_step(parts):
     state = fresh(parts)
     loss = [
-        float(parts[2](s, batch())[1]["loss"])
+        float(parts[2](s, {}, batch())[1]["loss"])
         for s in (state, state, state.replace(step=1 + state.step))
     ]
     assert loss[0] == loss[1] != loss[2]
@@ -107,12 +109,14 @@ def test_the_dropout_key_is_a_function_of_the_step(parts):
 
 def test_the_average_follows_the_parameters(parts):
     state = fresh(parts)
-    after, _ = parts[2](state, batch())
+    after, _ = parts[2](state, {}, batch())
     # The first step has decay 1 / 10, below the configured one.
-    expected = jax.tree.map(lambda a, p: 0.1 * a + 0.9 * p, state.average, after.params)
-    for ours, theirs in zip(jax.tree.leaves(after.average), jax.tree.leaves(expected), strict=True):
+    expected = jax.tree.map(lambda a, p: 0.1 * a + 0.9 * p, state.ema_params, after.params)
+    for ours, theirs in zip(
+        jax.tree.leaves(after.ema_params), jax.tree.leaves(expected), strict=True
+    ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
-    assert after.best_params is after.average
+    assert after.eval_variables({}).params is after.ema_params
 
 
 def test_parameters_depend_on_the_seed_alone(parts):
@@ -125,14 +129,16 @@ def test_parameters_depend_on_the_seed_alone(parts):
 def test_scores_count_frames_and_pairs(parts):
     evaluate = jax.jit(Segmentation(parts[0], LossWeights()).evaluate)
     truth = squares(0, 1, 3, 32, 48)
-    sums, masks = evaluate(init_params(parts[0], 0), truth)
+    sums, masks = evaluate(Variables(init_params(parts[0], 0)), truth)
     assert masks["modal"].shape == truth["modal"].shape
     shown = truth["amodal"].any(axis=(2, 3, 4)).sum()
     assert sums["amodal_j_count"] == shown
     assert sums["order_accuracy_count"] == 1  # of three pairs, the third layer being empty
-    scores = means({name: float(value) for name, value in sums.items()})
+    scores = mean_scores({name: float(value) for name, value in sums.items()})
     assert 0 <= scores["modal_j"] <= 1
-    assert "order_accuracy" not in means({"order_accuracy_sum": 0.0, "order_accuracy_count": 0.0})
+    assert "order_accuracy" not in mean_scores(
+        {"order_accuracy_sum": 0.0, "order_accuracy_count": 0.0}
+    )
 
 
 @pytest.mark.parametrize("order_from", ["head", "overlap"])
@@ -156,5 +162,5 @@ def test_a_perfect_prediction_scores_one(order_from):
     truth = squares(3, 1, 4, 16, 24)
     oracle = Oracle(truth["amodal"], OCLRConfig(order_from=order_from))
     evaluate = jax.jit(Segmentation(oracle, LossWeights()).evaluate)
-    scores = means({n: float(v) for n, v in evaluate({}, truth)[0].items()})
+    scores = mean_scores({n: float(v) for n, v in evaluate(Variables({}), truth)[0].items()})
     assert scores["modal_j"] == scores["amodal_j"] == scores["order_accuracy"] == 1

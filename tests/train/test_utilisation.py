@@ -9,7 +9,7 @@ import pytest
 
 from oclr_jax.models.oclr import OCLR, OCLRConfig
 from oclr_jax.ops.losses import LossWeights
-from oclr_jax.train import utilisation
+from oclr_jax.train.record import utilisation
 from oclr_jax.train.record.utilisation import machine_use, matrix_flops, peak_gib
 from oclr_jax.train.tasks.segmentation import Segmentation, init_params
 

@@ -1,1 +1,1 @@
-"""What a training run writes for people: journal, curves, strips, report page."""
+"""What a training writes for people: metrics, curves, strips and the report."""

@@ -1,4 +1,4 @@
-"""What a training runs on and which code it runs, in words."""
+"""The environment of a training: devices, versions and the state of the code."""
 
 import platform
 import subprocess
@@ -14,7 +14,7 @@ _CHANGED_SHOWN = 10  # files
 
 
 def describe_environment() -> dict[str, str]:
-    """Versions, devices of all processes, and the state of the checkout, for the run page."""
+    """Versions, devices of all processes, and the state of the checkout, for the report."""
     devices = jax.devices()
     kinds = sorted({device.device_kind for device in devices})
     return {
@@ -36,9 +36,9 @@ def _version(package: str) -> str:
 
 
 def git_state(folder: Path) -> str:
-    """Commit of the code in `folder` and which of its files differ; or that it is no checkout.
+    """The commit of the code in `folder` and its changed files; or that it is not a checkout.
 
-    An installed package may lie inside of somebody's checkout, so git is asked for its file.
+    An installed package may be inside a checkout of something else, so git must know its file.
     """
     try:
         _git(folder, "ls-files", "--error-unmatch", "__init__.py")

@@ -1,17 +1,11 @@
-"""What a training writes for people: scalars, image strips and curves."""
+"""Metrics of a training by step: `metrics.jsonl` and TensorBoard events."""
 
 import io
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from etils import epath
 from PIL import Image
@@ -23,109 +17,112 @@ from oclr_jax.files import replacing
 
 Row = dict[str, Any]
 
+# Rows in a segment of a journal in a bucket. Objects there cannot grow, so each row rewrites its
+# segment: what is uploaded per row is bounded, however long the training.
+SEGMENT_ROWS = 32
+
 
 class Journal:
-    """The rows of a workdir: `metrics.jsonl`, TensorBoard events in `tensorboard/`, `curves.png`.
+    """The rows of a workdir: `metrics.jsonl`, and TensorBoard events in `tensorboard/`.
 
     A row is {"kind": "train" | "validation", "step": int, name: value, ...}. A training that
-    resumes at a step continues after it: rows of later steps, which will be written again, go.
+    resumes at a step continues after it; rows of later steps are dropped, because they will be
+    written again.
 
-    Of several processes one keeps the journal; those of the others write nothing.
+    In a bucket (`gs://`) new rows go to segments, `metrics-000001.jsonl` and so on, which the next
+    run and `close` merge into `metrics.jsonl`; there is a file of events for each segment too.
+
+    Of several processes only the lead writes; in the others all methods do nothing.
     """
 
-    def __init__(self, workdir: str | os.PathLike, step: int, *, keeps: bool = True):
+    def __init__(self, workdir: str | os.PathLike, step: int, *, writes: bool = True):
         self._folder = epath.Path(workdir)
-        self._file = self._folder / "metrics.jsonl"
-        self._keeps, self.rows = keeps, []
-        if not keeps:
+        self._writes, self.rows = writes, []
+        if not writes:
             return
-        self.rows = [row for row in read_rows(self._file) if row["step"] <= step]
-        with replacing(self._file) as unfinished:
-            unfinished.write_text(_lines(self.rows))
-        board = self._folder / "tensorboard"
-        board.mkdir(exist_ok=True)
-        # Not SummaryWriter: the thread in which it writes dies of a full disk and is waited for.
-        self._board = EventsWriter(os.fspath(board / "events"))
+        self._in_bucket = "://" in os.fspath(self._folder)
+        self.rows = [row for row in read_rows(self._folder) if row["step"] <= step]
+        self._merge()
+        (self._folder / "tensorboard").mkdir(exist_ok=True)
+        self._segment, self._segment_rows = 0, []
+        self._open_events()
         restart = SessionLog(status=SessionLog.START)
-        self._board.write_event(Event(wall_time=time.time(), step=step + 1, session_log=restart))
+        self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=restart))
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Adds a row to the file and its values to TensorBoard."""
-        if not self._keeps:
+        """Appends a row to the file and its values to TensorBoard."""
+        if not self._writes:
             return
         row = {"kind": kind, "step": step} | {k: float(v) for k, v in values.items()}
         self.rows.append(row)
-        if "://" in os.fspath(self._file):  # in a bucket files cannot grow
-            self._file.write_text(_lines(self.rows))
+        if self._in_bucket:
+            self._write_to_segment(row)
         else:
-            with self._file.open("a") as file:
+            with (self._folder / "metrics.jsonl").open("a") as file:
                 file.write(_lines([row]))
         for name, value in values.items():
-            self._event(step, summary.scalar(f"{kind}/{name}", float(value)))
-        self._board.flush()
+            self._add_event(step, summary.scalar(f"{kind}/{name}", float(value)))
+        self._events.flush()
 
     def image(self, name: str, step: int, png: bytes) -> None:
-        """Adds an RGB picture to TensorBoard."""
+        """Adds an RGB picture to TensorBoard; it is written with the next row."""
         image = np.asarray(Image.open(io.BytesIO(png)))
-        self._event(step, summary.image(name, image, dataformats="HWC"))
-        self._board.flush()
+        self._add_event(step, summary.image(name, image, dataformats="HWC"))
 
     def has(self, kind: str, step: int) -> bool:
-        """Whether there is such a row of this step."""
+        """Whether there is a row of this kind and step."""
         return any(row["kind"] == kind and row["step"] == step for row in self.rows)
 
     def scores(self, name: str) -> list[float]:
-        """The values so far of a validation score."""
+        """The values of a validation score so far."""
         return [row[name] for row in self.rows if row["kind"] == "validation" and name in row]
 
-    def plot(self, curves: Mapping[str, Iterable[str]]) -> bytes:
-        """Draws `curves.png` anew; returns it. `curves` is as `plot_curves` takes it."""
-        png = io.BytesIO()
-        plot_curves(self.rows, curves, png)
-        with replacing(self._folder / "curves.png") as unfinished:
-            unfinished.write_bytes(png.getvalue())
-        return png.getvalue()
-
     def close(self) -> None:
-        if self._keeps:
-            self._board.close()
+        """Writes what is pending."""
+        if self._writes:
+            self._events.close()
+            if self._in_bucket:
+                self._merge()
 
-    def _event(self, step: int, content: Any) -> None:
-        self._board.write_event(Event(wall_time=time.time(), step=step, summary=content))
+    def _merge(self) -> None:
+        """Writes all rows to one file and removes the segments."""
+        with replacing(self._folder / "metrics.jsonl") as temporary:
+            temporary.write_text(_lines(self.rows))
+        for path in self._folder.glob("metrics-*.jsonl"):
+            path.unlink()
+
+    def _write_to_segment(self, row: Row) -> None:
+        if len(self._segment_rows) == SEGMENT_ROWS:
+            self._segment, self._segment_rows = self._segment + 1, []
+            self._events.close()
+            self._open_events()
+        self._segment_rows.append(row)
+        path = self._folder / f"metrics-{self._segment:06d}.jsonl"
+        path.write_text(_lines(self._segment_rows))
+
+    def _open_events(self) -> None:
+        # Not SummaryWriter: its thread dies on a full disk, and is waited for.
+        prefix = os.fspath(self._folder / "tensorboard" / "events")
+        self._events = EventsWriter(prefix, f".{self._segment:06d}")
+
+    def _add_event(self, step: int, content: Any) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=step, summary=content))
 
 
 def _lines(rows: list[Row]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def read_rows(path: str | os.PathLike) -> list[Row]:
-    """The rows of a `metrics.jsonl`; a last line that was cut off by a crash is left out."""
-    path = epath.Path(path)
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def plot_curves(rows: list[Row], curves: Mapping[str, Iterable[str]], file: Any) -> None:
-    """Values over the steps, as a PNG into `file`.
-
-    Args:
-      curves: of each panel by its title, as "kind/name" of the rows.
-    """
-    figure, axes = plt.subplots(1, len(curves), figsize=(5 * len(curves), 4), layout="constrained")
-    for axis, (title, names) in zip(axes, curves.items(), strict=True):
-        for curve in names:
-            kind, name = curve.split("/")
-            points = [(r["step"], r[name]) for r in rows if r["kind"] == kind and name in r]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=curve, marker="." * (len(points) < 50))
-        axis.set(title=title, xlabel="step")
-        axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend()
-    figure.savefig(file, format="png", dpi=100)
-    plt.close(figure)
+def read_rows(workdir: str | os.PathLike) -> list[Row]:
+    """The rows of a workdir in their order; lines from the first damaged one on are left out."""
+    folder = epath.Path(workdir)
+    # A run that was killed while it merged leaves rows both in the file and in segments.
+    rows: dict[tuple[str, int], Row] = {}
+    for path in [folder / "metrics.jsonl", *sorted(folder.glob("metrics-*.jsonl"))]:
+        for line in path.read_bytes().splitlines() if path.exists() else []:
+            try:
+                row = json.loads(line)
+                rows.setdefault((row["kind"], row["step"]), row)
+            except (ValueError, TypeError, KeyError):
+                break
+    return list(rows.values())

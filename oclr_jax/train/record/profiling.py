@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-# Steps after the start before the traced ones: the first compiles, and some warm up.
+# Steps before the traced ones: the first compiles, and a few warm up.
 SKIPPED_STEPS = 5
 TRACED_STEPS = 3
 
@@ -20,13 +20,13 @@ class StepTrace:
         self._folder, self._steps, self._tracing = os.fspath(folder), 0, False
 
     def before_step(self) -> None:
-        """To be called before every step."""
+        """Call this before every step."""
         if self._steps == SKIPPED_STEPS:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
             self._tracing = True
 
     def after_step(self, state: Any) -> None:
-        """To be called after every step with what it gives; waits for it while tracing."""
+        """Call this after every step with its result; waits for the last traced step."""
         self._steps += 1
         if self._tracing and self._steps == SKIPPED_STEPS + TRACED_STEPS:
             jax.block_until_ready(state)

@@ -1,6 +1,6 @@
-"""Pictures of validation clips and pairs: what is moving, what is true, what is predicted.
+"""Pictures of validation clips and pairs: input, ground truth and prediction.
 
-A workdir keeps them as `strips/clip_<number>/<step>.png`, whichever process drew them.
+A workdir has them as `strips/clip_<number>/<step>.png`.
 """
 
 import os
@@ -15,25 +15,24 @@ from oclr_jax.types import Batch, FlowBatch
 from oclr_jax.video.palette import DAVIS_PALETTE
 from oclr_jax.video.png import write_png
 
-# Columns of a strip: so many frames, evenly spaced over the clip.
-FRAMES = 6
+FRAMES = 6  # columns of a strip, evenly spaced over the clip
 GAP = 2  # white pixels between pictures
 
 
 def write_strip(
     workdir: epath.Path, clip: int, step: int, strip: UInt8[np.ndarray, "H W 3"]
 ) -> None:
-    """Keeps the picture of a validation clip, by its number, after a step."""
+    """Writes the picture of a validation clip, by its number, after a step."""
     write_png(os.fspath(_folder(workdir, clip) / f"{step:09d}.png"), strip)
 
 
 def read_strip(workdir: epath.Path, clip: int, step: int) -> bytes:
-    """The PNG that `write_strip` kept."""
+    """The PNG that `write_strip` wrote."""
     return (_folder(workdir, clip) / f"{step:09d}.png").read_bytes()
 
 
 def drawn_steps(workdir: epath.Path, clip: int) -> list[int]:
-    """Steps after which the clip was drawn, in their order."""
+    """Steps after which the clip was drawn, in order."""
     return sorted(int(path.stem) for path in _folder(workdir, clip).glob("*.png"))
 
 
@@ -45,7 +44,7 @@ def image_strip(batch: Batch, masks: dict[str, np.ndarray]) -> UInt8[np.ndarray,
     """The first clip of a batch as a grid of pictures.
 
     Rows: flow of the first gap; modal masks, true and predicted; amodal masks, true and predicted.
-    Layers that overlap mix their colours; predicted layers are in the model's order.
+    Overlapping layers mix their colours. Predicted layers are in the model's order.
 
     Args:
       batch: the ground truth.
@@ -61,11 +60,11 @@ def image_strip(batch: Batch, masks: dict[str, np.ndarray]) -> UInt8[np.ndarray,
 
 
 def pair_strip(batch: FlowBatch, flow: Float[np.ndarray, "b h w 2"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The first pair of a batch as a row: both frames, the true flow, the predicted one, and the
-    estimated one where there is one."""
+    """The first pair of a batch as a row: both frames, true flow, predicted flow, and the
+    estimated flow of the dataset where it has one."""
     flows = [batch["flow"], flow] + ([batch["estimated"]] if "estimated" in batch else [])
     flows = np.stack([np.asarray(each[0], np.float32) for each in flows])
-    # Colours stand for shares of the longest vector, which must be one for all.
+    # One colour scale for all.
     longest = color_scale(flows[0])
     colored = [flow_to_rgb(each, longest) for each in flows]
     row = [np.asarray(batch["first"][0]), np.asarray(batch["second"][0]), *colored]
@@ -73,7 +72,7 @@ def pair_strip(batch: FlowBatch, flow: Float[np.ndarray, "b h w 2"]) -> UInt8[np
 
 
 def _layers(masks: Bool[np.ndarray, "t h w k"]) -> UInt8[np.ndarray, "t h w 3"]:
-    """Mean palette colour of the layers at each pixel, black where there is none."""
+    """Mean palette colour of the layers at each pixel; black without any."""
     colors = DAVIS_PALETTE[1 : 1 + masks.shape[-1]].astype(np.float32)
     count = masks.sum(axis=-1, keepdims=True)
     return (masks.astype(np.float32) @ colors / np.maximum(count, 1)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""How much of the machine a training uses: operations of a step, peak rates, memory."""
+"""How much of the machine a training uses: FLOPs of a step, peak FLOP/s, memory."""
 
 import math
 import resource
@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
-# Dense bfloat16 operations per second of one device, from the vendors' data sheets, by the start of
-# the name that jax gives the device. Others, CPUs among them, have no utilisation.
+# Dense bfloat16 FLOP/s of one device, from the vendors' data sheets, by the start of jax's name for
+# the device. Other devices, CPUs among them, have no utilisation.
 PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
     "NVIDIA H100": 989e12,
@@ -27,12 +27,12 @@ PEAK_FLOPS = {
 def matrix_flops(function: Callable[..., Any], *args: Any) -> int:
     """Floating-point operations of a function's convolutions and matrix products.
 
-    A multiplication and an addition count as two. Loops count as often as they run, where that is
-    known before (`lax.scan`, `lax.map`); nothing is run.
+    A multiplication and an addition count as two. Loops of known length (`lax.scan`, `lax.map`)
+    count as often as they run. Nothing is executed.
 
     Args:
       function: a function of arrays.
-      *args: arrays, or what `jax.ShapeDtypeStruct` says of them.
+      *args: arrays or `jax.ShapeDtypeStruct`s.
     """
     return _flops(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -57,9 +57,9 @@ def _equation_flops(equation: core.JaxprEqn) -> int:
 
 
 def machine_use(flops_per_s: float) -> dict[str, float]:
-    """What the log says of it: `tflops_per_s`, `peak_gib`, and `mfu` where the peak is known.
+    """Values for the log: `tflops_per_s`, `peak_gib`, and `mfu` where the peak is known.
 
-    mfu: model FLOP utilisation, the share of the peak rate of all devices, 0 to 1.
+    mfu: model FLOP utilisation, the fraction of the peak FLOP/s of all devices.
     """
     values = {"tflops_per_s": flops_per_s / 1e12, "peak_gib": peak_gib()}
     peak = device_peak()
@@ -67,13 +67,13 @@ def machine_use(flops_per_s: float) -> dict[str, float]:
 
 
 def device_peak() -> float | None:
-    """`PEAK_FLOPS` of this process's devices, each; None where it is not known."""
+    """`PEAK_FLOPS` of one device of this process; None where it is not known."""
     kind = jax.local_devices()[0].device_kind
     return next((peak for name, peak in PEAK_FLOPS.items() if kind.startswith(name)), None)
 
 
 def peak_gib() -> float:
-    """Most memory so far, in GiB: of the first device, or on a CPU of this process."""
+    """Peak memory in GiB: of the first device, or on a CPU of this process."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"] / 2**30

@@ -1,4 +1,4 @@
-"""The tasks of the training loop, by the name that a configuration has in `task`."""
+"""The tasks of the training loop, by their name in the field `task` of a configuration."""
 
 from ml_collections import ConfigDict
 

@@ -1,7 +1,8 @@
-"""The task of RAFT-small: optical flow from pairs of frames (RAFT, ECCV 2020)."""
+"""The optical-flow task of RAFT-small: flow between pairs of frames (RAFT, ECCV 2020)."""
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,16 +17,17 @@ from oclr_jax.errors import UserError
 from oclr_jax.flow.raft import ITERATIONS
 from oclr_jax.models.raft import MIN_SIDE, RAFT, STRIDE, RAFTConfig
 from oclr_jax.ops.flow_losses import end_point_errors, learned_vectors, sequence_loss
+from oclr_jax.train.data import TrainingData
 from oclr_jax.train.record.strips import pair_strip
 from oclr_jax.train.record.utilisation import matrix_flops
-from oclr_jax.train.task import Metrics, Moments
+from oclr_jax.train.task import LossAux, Metrics, Variables
 from oclr_jax.types import FlowBatch
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import load_weights, save_weights
 
 
 def open_optical_flow(config: ConfigDict) -> "OpticalFlow":
-    """The task of a configuration as configs/raft.py makes it.
+    """The task of a configuration from configs/raft.py.
 
     Raises:
       UserError: the model is not RAFT-small, or the crop does not fit it.
@@ -36,13 +38,13 @@ def open_optical_flow(config: ConfigDict) -> "OpticalFlow":
     model = RAFTConfig(**values)
     if not model.small:
         raise UserError(
-            "RAFT has batch norm, whose statistics are not trained here; train RAFT-small, with "
+            "RAFT has batch norm and is not trained here; train RAFT-small, with "
             "--config.model.small=True."
         )
     crop = tuple(config.data.crop)
     if any(side % STRIDE or side < MIN_SIDE for side in crop):
         raise UserError(
-            f"RAFT cannot look at a crop of {'x'.join(map(str, crop))}; choose for data.crop "
+            f"RAFT does not take a crop of {'x'.join(map(str, crop))}; choose for data.crop "
             f"multiples of {STRIDE} from {MIN_SIDE}."
         )
     return OpticalFlow(RAFT(model), crop, config.loss.gamma, config.loss.iterations)
@@ -50,17 +52,17 @@ def open_optical_flow(config: ConfigDict) -> "OpticalFlow":
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpticalFlow:
-    """A `Task`: pairs of frames in, the flow from the first to the second out.
+    """A `Task` with pairs of frames as input, and the flow from first to second as output.
 
-    The loss is a mean over the vectors of all pairs of a batch. `epe` is in pixels, `over_1px` and
-    `over_3px` are shares of vectors, `fl_all` is a share in percent; those of training are of the
-    last step of refinement.
+    The loss is a mean over the flow vectors of all pairs of a batch. `epe` is in pixels, `over_1px`
+    and `over_3px` are fractions of vectors, `fl_all` is in percent. In training they are those of
+    the last refinement iteration.
     """
 
     model: nn.Module
     crop: tuple[int, int]  # rows and columns of training pairs
-    gamma: float  # weight of a step's error over that of the next
-    iterations: int  # steps of refinement in training
+    gamma: float  # weight of an iteration's error relative to the next one's
+    iterations: int  # of refinement, in training
 
     batch_fields: ClassVar = frozenset(FlowBatch.__required_keys__)
     scores: ClassVar = ("epe", "over_1px", "over_3px", "fl_all", "dis_epe")
@@ -69,41 +71,71 @@ class OpticalFlow:
     curves: ClassVar = {
         "loss": ("train/loss",),
         "end-point error in pixels": ("train/epe", "validation/epe", "validation/dis_epe"),
-        "share of vectors": ("validation/over_1px", "validation/over_3px"),
+        "fraction of vectors": ("validation/over_1px", "validation/over_3px"),
         "learning rate": ("train/learning_rate",),
     }
 
-    def init_params(self, seed: int) -> Any:
-        """As `Task`; parameters do not depend on the size of the frames."""
+    def open_data(self, config: ConfigDict) -> TrainingData:
+        """As `Task`: pairs of frames of a generated dataset."""
+        from data_pipelines.loaders.pairs import make_pair_loader
+        from data_pipelines.loaders.sequences import dataset_directory
+
+        data = config.data
+        process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        training = make_pair_loader(
+            dataset_directory(data.dir, data.train),
+            "train",
+            batch_size=config.batch_size // jax.process_count(),
+            crop=self.crop,
+            train=True,
+            seed=config.seed,
+            workers=data.workers,
+            **process,
+        )
+        directory = dataset_directory(data.dir, data.validation)
+        validation = make_pair_loader(directory, "validation", batch_size=1, train=False, **process)
+        return TrainingData(
+            train_batches=training.iterate,
+            validation_batches=validation.iterate,
+            metadata=training.settings,
+            describe_batch=training.samples,
+        )
+
+    def init_variables(self, seed: int) -> Variables:
+        """As `Task`; the parameters do not depend on the size of the frames."""
         frame = jnp.zeros((1, MIN_SIDE, MIN_SIDE, 3))
-        return jax.jit(self.model.init)(jax.random.key(seed), frame, frame)["params"]
+        return Variables(jax.jit(self.model.init)(jax.random.key(seed), frame, frame)["params"])
 
-    def load_params(self, path: str) -> tuple[Any, dict[str, Any]]:
-        """As `Task`; released `.pth` files too."""
+    def load_weights(self, path: str) -> tuple[Variables, dict[str, Any]]:
+        """As `Task`; published `.pth` files too."""
         variables, info = load_weights(path, "raft")
-        return variables["params"], {"weights": info.name, **info.card}
+        return Variables(variables["params"]), {"weights": info.name, **info.card}
 
-    def loss_unit(self, part: Any) -> Int[Array, ""]:
-        """As `Task`: vectors that are learned from."""
+    def loss_normalizer(self, part: Any) -> Int[Array, ""]:
+        """As `Task`: the flow vectors that supervise."""
         return learned_vectors(part["flow"], part["valid"]).sum()
 
     def loss(
-        self, params: Any, part: Any, unit: Float[Array, ""]
-    ) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Moments]]]:
+        self,
+        variables: Variables,
+        part: Any,
+        normalizer: Float[Array, ""],
+        axis_name: str | None = None,
+    ) -> tuple[Float[Array, ""], LossAux]:
         """As `Task`."""
-        flows = self._apply(params, part["first"], part["second"], self.iterations)
-        loss = sequence_loss(flows, part["flow"], part["valid"], self.gamma, unit)
+        flows = self._apply(variables.params, part["first"], part["second"], self.iterations)
+        loss = sequence_loss(flows, part["flow"], part["valid"], self.gamma, normalizer)
         used = learned_vectors(part["flow"], part["valid"])
         sums = end_point_errors(flows[-1], part["flow"], used)
         names = ("epe", "over_1px", "over_3px")
-        metrics = {name: sums[name] / jnp.maximum(unit, 1) for name in names}
-        return loss, ({"loss": loss, **metrics}, {})
+        metrics = {name: sums[name] / jnp.maximum(normalizer, 1) for name in names}
+        return loss, LossAux({"loss": loss, **metrics})
 
-    def evaluate(self, params: Any, batch: Any) -> tuple[Metrics, Float[Array, "b h w 2"]]:
-        """As `Task`, with the flow; refined in as many steps as `oclr flow` refines it.
+    def evaluate(self, variables: Variables, batch: Any) -> tuple[Metrics, Float[Array, "b h w 2"]]:
+        """As `Task`; the prediction is the flow, after as many iterations as `oclr flow` runs.
 
-        Frames are padded to what RAFT takes, as there. `dis_epe` is the error of the flow in the
-        data that DIS estimated between the same frames; without it its count is 0.
+        Frames are padded to a size that RAFT takes, as there. `dis_epe` is the error of DIS between
+        the same frames, from the dataset; where there is none, its count is 0.
         """
         height, width = batch["valid"].shape[1:]
         pad = [(0, max(-side % STRIDE, MIN_SIDE - side)) for side in (height, width)]
@@ -111,7 +143,7 @@ class OpticalFlow:
             jnp.pad(batch[name], ((0, 0), *pad, (0, 0)), mode="edge")
             for name in ("first", "second")
         )
-        flow = self._apply(params, *frames, ITERATIONS)[-1][:, :height, :width]
+        flow = self._apply(variables.params, *frames, ITERATIONS)[-1][:, :height, :width]
         sums = _with_counts(end_point_errors(flow, batch["flow"], batch["valid"]))
         if "estimated" in batch:
             dis = end_point_errors(batch["estimated"], batch["flow"], batch["valid"])
@@ -120,13 +152,13 @@ class OpticalFlow:
             sums |= {"dis_epe_sum": jnp.float32(0), "dis_epe_count": jnp.float32(0)}
         return sums, flow
 
-    def picture(self, batch: Any, shown: Any) -> UInt8[np.ndarray, "H W 3"]:
+    def draw(self, batch: Any, prediction: Any) -> UInt8[np.ndarray, "H W 3"]:
         """As `Task`."""
-        return pair_strip(batch, shown)
+        return pair_strip(batch, prediction)
 
     def step_flops(self, examples: int) -> int:
         """As `Task`."""
-        params = jax.eval_shape(lambda: self.init_params(0))
+        params = jax.eval_shape(lambda: self.init_variables(0)).params
         frame = jax.ShapeDtypeStruct((1, *self.crop, 3), jnp.uint8)
         forward = partial(self._apply, iterations=self.iterations)
         return 3 * examples * matrix_flops(forward, params, frame, frame)
@@ -134,17 +166,17 @@ class OpticalFlow:
     def export(
         self,
         path: str | os.PathLike,
-        params: Any,
+        variables: Variables,
         name: str,
         card: dict[str, Any],
-        data: Any,
+        metadata: Mapping[str, Any],
         dtype: str,
     ) -> None:
         """As `Task`: a file for `--flow raft-small:FILE`."""
         model = dataclasses.replace(self.model.config, compute_dtype="float32")
-        card = {**card, "data_version": data.version}
+        card = {**card, "data_version": metadata["data_version"]}
         info = WeightsInfo(model=model, name=name, card=card)
-        save_weights(path, {"params": params}, info, dtype=dtype)
+        save_weights(path, {"params": variables.params}, info, dtype=dtype)
 
     def _apply(
         self,
@@ -153,7 +185,7 @@ class OpticalFlow:
         second: UInt8[Array, "b h w 3"],
         iterations: int,
     ) -> Float[Array, "steps b h w 2"]:
-        """Flow after every step of refinement."""
+        """The flow after every refinement iteration."""
         frames = (frame.astype(jnp.float32) / 255 for frame in (first, second))
         return self.model.apply({"params": params}, *frames, iterations).flow
 

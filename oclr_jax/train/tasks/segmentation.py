@@ -1,7 +1,8 @@
-"""The task of the flow model: layers of moving objects from optical flow."""
+"""The segmentation task of the flow model: layers of moving objects from optical flow."""
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -11,18 +12,21 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
 
+from oclr_jax.errors import UserError
+from oclr_jax.flow.dis import DIS
 from oclr_jax.models.oclr import OCLR, OCLRConfig, OCLROutput, composing_order
 from oclr_jax.ops import layering, losses, matching
+from oclr_jax.train.data import TrainingData
 from oclr_jax.train.record.strips import image_strip
 from oclr_jax.train.record.utilisation import matrix_flops
-from oclr_jax.train.task import Metrics, Moments
+from oclr_jax.train.task import LossAux, Metrics, Variables
 from oclr_jax.types import Batch
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import load_weights, save_weights
 
 
 def model_config(config: ConfigDict) -> OCLRConfig:
-    """The model of a training configuration, "auto" precision resolved for this machine."""
+    """The model of a training configuration, with "auto" precision resolved for this machine."""
     values = config.model.to_dict()
     if values["compute_dtype"] == "auto":
         values["compute_dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -30,12 +34,12 @@ def model_config(config: ConfigDict) -> OCLRConfig:
 
 
 def open_segmentation(config: ConfigDict) -> "Segmentation":
-    """The task of a configuration as configs/oclr_flow.py makes it."""
+    """The task of a configuration from configs/oclr_flow.py."""
     return Segmentation(OCLR(model_config(config)), losses.LossWeights(**config.loss))
 
 
 def init_params(model: nn.Module, seed: int) -> Any:
-    """Random parameters for `model`, the same for the same seed.
+    """Random parameters of `model`, the same for the same seed.
 
     They do not depend on the size of the clip, so the smallest clip is traced.
     """
@@ -46,15 +50,14 @@ def init_params(model: nn.Module, seed: int) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segmentation:
-    """A `Task`: clips of flow in, masks and their order out.
+    """A `Task` with clips of flow as input, and masks and their order as output.
 
-    The boundary term of the loss is divided by the band pixels of all clips of a batch, and each
-    clip has a dropout key of its own.
+    The boundary term of the loss is a mean over the band pixels of all clips of a batch. Each clip
+    has its own dropout key.
 
-    Beside the terms of the loss, two metrics are signs that the transformer is alive:
-    `token_spread`, by how much the encoder's tokens of a batch differ (standard deviation, 1 at
-    best), and `live_maps`, the share of the attention maps above 0. Both go to 0 where it gives
-    every clip the same.
+    Two metrics beside the terms of the loss show whether the transformer is alive: `token_spread`,
+    the standard deviation of the encoder's tokens over a batch (1 at best), and `live_maps`, the
+    fraction of the attention maps above 0. Both fall to 0 when it returns the same for every clip.
     """
 
     model: nn.Module
@@ -70,44 +73,81 @@ class Segmentation:
         "learning rate": ("train/learning_rate",),
     }
 
-    def init_params(self, seed: int) -> Any:
-        """As `Task`."""
-        return init_params(self.model, seed)
+    def open_data(self, config: ConfigDict) -> TrainingData:
+        """As `Task`: clips of a generated dataset, or rendered during training."""
+        from data_pipelines.loaders.clips import make_clip_loader
+        from data_pipelines.loaders.sequences import dataset_directory
 
-    def load_params(self, path: str) -> tuple[Any, dict[str, Any]]:
+        data, model = config.data, self.model.config
+        process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        grid = {"frames": model.frames, "height": model.height, "width": model.width}
+        clips = {**grid, "gaps": tuple(model.gaps), **process}
+        options = {
+            "batch_size": config.batch_size // jax.process_count(),
+            "seed": config.seed,
+            "workers": data.workers,
+            "flow": data.flow,
+            "stride": data.stride,
+        }
+        if data.online:
+            training = _open_online_clips(config, **options, **clips)
+        else:
+            directory, extra = dataset_directory(data.dir, data.train), tuple(data.extra_datasets)
+            training = make_clip_loader(
+                directory, "train", train=True, extra_datasets=extra, **options, **clips
+            )
+        directory = dataset_directory(data.dir, data.validation)
+        validation = make_clip_loader(directory, "validation", batch_size=1, train=False, **clips)
+        return TrainingData(
+            train_batches=training.iterate,
+            validation_batches=validation.iterate,
+            metadata=training.settings,
+            describe_batch=training.samples,
+        )
+
+    def init_variables(self, seed: int) -> Variables:
+        """As `Task`."""
+        return Variables(init_params(self.model, seed))
+
+    def load_weights(self, path: str) -> tuple[Variables, dict[str, Any]]:
         """As `Task`."""
         params, info = load_weights(path)
-        return params, {"weights": info.name, **info.card}
+        return Variables(params), {"weights": info.name, **info.card}
 
-    def loss_unit(self, part: Any) -> Int[Array, ""]:
-        """As `Task`: pixels of the boundary band."""
+    def loss_normalizer(self, part: Any) -> Int[Array, ""]:
+        """As `Task`: the pixels of the boundary band."""
         masks = losses.supervised_masks(part["amodal"], part["modal"], self.weights)
         return losses.boundary_band(masks).sum()
 
     def loss(
-        self, params: Any, part: Any, unit: Float[Array, ""]
-    ) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Moments]]]:
+        self,
+        variables: Variables,
+        part: Any,
+        normalizer: Float[Array, ""],
+        axis_name: str | None = None,
+    ) -> tuple[Float[Array, ""], LossAux]:
         """As `Task`."""
+        params = variables.params
         out, inside = _apply_to_clips(self.model, params, part["flow"], part["example_key"])
         loss, terms = losses.layered_loss(
             *(out.amodal_logits, out.order, part["amodal"], part["modal"], self.weights),
-            *(inside["query_maps"], unit),
+            *(inside["query_maps"], normalizer),
         )
         alive = (inside["attention_maps"] > 0).mean(dtype=jnp.float32)
         tokens = inside["encoded"].astype(jnp.float32)
         moments = tokens.mean(axis=(0, 1, 2, 3)), tokens.var(axis=(0, 1, 2, 3))
-        return loss, ({"loss": loss, **terms, "live_maps": alive}, {"token_spread": moments})
+        metrics = {"loss": loss, **terms, "live_maps": alive}
+        return loss, LossAux(metrics, {"token_spread": moments})
 
-    def evaluate(self, params: Any, batch: Any) -> tuple[Metrics, dict[str, Array]]:
-        """As `Task`, with masks.
+    def evaluate(self, variables: Variables, batch: Any) -> tuple[Metrics, dict[str, Array]]:
+        """As `Task`; the prediction is binary masks.
 
-        Masks are matched to the ground truth per clip by time-mean IoU, modal and amodal apart. The
-        sums hold, for `modal_j` and `amodal_j`, the J of frames (mean over the layers that are
-        there) and how many frames have any; for `order_accuracy`, the overlapping pairs put in the
-        right order and all of them; for `loss`, that of every clip, without the query term, which
-        serves training.
+        Masks are matched to the ground truth per clip by time-mean IoU, modal and amodal
+        separately. `modal_j` and `amodal_j` are means over frames with any layer, of the mean J of
+        the visible layers; `order_accuracy` is the fraction of overlapping pairs in the right
+        order; `loss` is that of a clip without the query term, which only helps training.
         """
-        out = self.model.apply({"params": params}, batch["flow"])
+        out = self.model.apply({"params": variables.params}, batch["flow"])
         truth = batch["amodal"], batch["modal"]
         weights = dataclasses.replace(self.weights, query=0.0)
         loss, _ = losses.layered_loss(out.amodal_logits, out.order, *truth, weights)
@@ -129,15 +169,15 @@ class Segmentation:
         sums["order_accuracy_count"] = overlap.sum().astype(jnp.float32)
         return sums, {"amodal": amodal, "modal": modal}
 
-    def picture(self, batch: Any, shown: Any) -> UInt8[np.ndarray, "H W 3"]:
+    def draw(self, batch: Any, prediction: Any) -> UInt8[np.ndarray, "H W 3"]:
         """As `Task`."""
-        return image_strip(batch, shown)
+        return image_strip(batch, prediction)
 
     def step_flops(self, examples: int) -> int:
         """As `Task`."""
         config = self.model.config
         shape = (1, config.frames, config.height, config.width, 2 * len(config.gaps))
-        params = jax.eval_shape(lambda: self.init_params(0))
+        params = jax.eval_shape(lambda: init_params(self.model, 0))
         flow = jax.ShapeDtypeStruct(shape, jnp.float32)
         forward = matrix_flops(lambda p, x: self.model.apply({"params": p}, x), params, flow)
         return 3 * examples * forward
@@ -145,27 +185,46 @@ class Segmentation:
     def export(
         self,
         path: str | os.PathLike,
-        params: Any,
+        variables: Variables,
         name: str,
         card: dict[str, Any],
-        data: Any,
+        metadata: Mapping[str, Any],
         dtype: str,
     ) -> None:
         """As `Task`."""
         info = WeightsInfo(
             model=dataclasses.replace(self.model.config, compute_dtype="float32", remat=False),
-            flow=data.flow,
-            data_version=data.version,
+            flow=metadata["flow"],
+            data_version=metadata["data_version"],
             name=name,
             card=card,
         )
-        save_weights(path, params, info, dtype=dtype)
+        save_weights(path, variables.params, info, dtype=dtype)
+
+
+def _open_online_clips(config: ConfigDict, **options: Any) -> Any:
+    """The loader of clips that are rendered during training; options as of the loader."""
+    from data_pipelines.builders.oclr_syn import OclrSyn, Rendering
+    from data_pipelines.loaders.online import make_online_loader
+    from data_pipelines.synthetic import open_sources
+
+    data = config.data
+    if data.extra_datasets:
+        raise UserError("data.extra_datasets are stored data; leave it empty with data.online.")
+    rendered = {each.name: each for each in OclrSyn.BUILDER_CONFIGS}
+    if data.train not in rendered:
+        raise UserError(f"There is no data {data.train!r} to render; choose from {list(rendered)}.")
+    scene = rendered[data.train].scene
+    sources = open_sources(data.images or None, data.silhouettes or None, data.videos or None)
+    estimator = DIS(scene.render_height, scene.render_width)
+    recipe = Rendering(rendered[data.train], config.seed, estimator, sources)
+    return make_online_loader(recipe, **options)
 
 
 def _apply_to_clips(
     model: nn.Module, params: Any, flow: Float[Array, "b t h w c"], keys: Key[Array, "b"]
 ) -> tuple[OCLROutput, dict[str, Array]]:
-    """The model's output and its intermediates, dropout drawn for each clip from its own key."""
+    """The model's output and intermediates, each clip with its own dropout key."""
 
     def apply(flow, key):
         out, inside = model.apply(

@@ -1,18 +1,18 @@
-"""What the run page tells: where the time went, and which code ran."""
+"""What the report contains: where the time went, and which code ran."""
 
 import subprocess
 
 import pytest
 
-from oclr_jax.train import phases
+from oclr_jax.train.record import timing
 from oclr_jax.train.record.environment import describe_environment, git_state
-from oclr_jax.train.record.phases import Phases, total_seconds
+from oclr_jax.train.record.timing import PhaseTimer, total_seconds
 
 
 def test_time_adds_up_over_interruptions(monkeypatch):
     clock = iter([0.0, 3.0, 10.0, 20.0, 21.0])
-    monkeypatch.setattr(phases.time, "monotonic", lambda: next(clock))
-    first = Phases()
+    monkeypatch.setattr(timing.time, "monotonic", lambda: next(clock))
+    first = PhaseTimer()
     with first.time("compile", when=True):
         pass
     with first.time("compile", when=False):

@@ -1,4 +1,4 @@
-"""The page of a training, `report.html` in its workdir."""
+"""The report of a training, `report.html` in its workdir, with the curves in `curves.png`."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,19 +6,20 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from oclr_jax.files import replacing
 from oclr_jax.show.grid import evenly_spaced
 from oclr_jax.show.training_page import TrainingSummary, write_training_page
 from oclr_jax.train.record.environment import describe_environment
 from oclr_jax.train.record.journal import Journal
-from oclr_jax.train.record.phases import Phases, total_seconds
 from oclr_jax.train.record.strips import drawn_steps, read_strip
+from oclr_jax.train.record.timing import PhaseTimer, total_seconds
 
 # Evaluations of which a clip's strip is shown: the first, the newest, and one between.
 _SHOWN = 3
 
 
-class RunPage:
-    """Draws the page anew from what the training keeps; environment and code as at its start."""
+class TrainingReport:
+    """Writes the report from the workdir; environment and code are those of the start."""
 
     def __init__(
         self,
@@ -31,8 +32,14 @@ class RunPage:
         self._curves = curves
         self._environment = describe_environment()
 
-    def write(self, step: int, journal: Journal, phases: Phases) -> None:
-        """Writes the page of a training that has done `step` steps, and the curves on it."""
+    def write(self, step: int, journal: Journal, timer: PhaseTimer) -> None:
+        """Writes the report of a training that has done `step` steps, and its curves."""
+        # Here, because matplotlib takes a second to import.
+        from oclr_jax.train.record.curves import draw_curves
+
+        curves = draw_curves(journal.rows, self._curves)
+        with replacing(self._workdir / "curves.png") as temporary:
+            temporary.write_bytes(curves)
         scores = [
             {name: value for name, value in row.items() if name not in ("kind", "seconds")}
             for row in journal.rows
@@ -43,10 +50,10 @@ class RunPage:
             steps=(step, self._config.steps),
             command=self._command,
             scores=scores,
-            phases=total_seconds(journal.rows, phases.pending),
+            phases=total_seconds(journal.rows, timer.pending),
             environment=self._environment,
             config=flatten_dict(self._config.to_dict(), sep="."),
-            curves=journal.plot(self._curves),
+            curves=curves,
             strips=self._strips(step),
         )
         write_training_page(self._workdir / "report.html", summary)
