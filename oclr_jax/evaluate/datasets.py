@@ -1,4 +1,4 @@
-"""A dataset to evaluate on: a benchmark's own files, what its builder made, or a folder."""
+"""Opens the dataset of an evaluation: a benchmark, its TFDS build, or the user's own folder."""
 
 import os
 from dataclasses import dataclass
@@ -27,19 +27,19 @@ _FOLDER = Benchmark(
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is evaluated."""
+    """A dataset to evaluate on."""
 
     benchmark: Benchmark
-    title: str  # says where only a part of the benchmark is there
+    title: str  # states if only a part of the benchmark is present
     sequences: list[BenchmarkSequence]
-    flow: dict | None = None  # settings of the flow that is stored with it, its gap included
+    flow: dict | None = None  # settings of the flow stored with it, including its gap
 
 
 def open_dataset(name: str, data: str | os.PathLike) -> Dataset:
     """Opens a benchmark by name, or for `folder` frames and annotations in the layout of DAVIS.
 
-    `data` is the dataset as its authors distribute it or what its TFDS builder made of it, flow
-    included. Raises UserError where it is neither.
+    `data` is the dataset as its authors distribute it, or the output of its TFDS builder, which
+    includes flow. Raises UserError if it is neither.
     """
     if name == "folder":
         sequences = _folder_sequences(Path(data))
@@ -65,7 +65,7 @@ def _title(title: str, sequences: list[BenchmarkSequence], total: int | None) ->
 
 
 def _folder_sequences(data: Path) -> list[BenchmarkSequence]:
-    """The sequences of a folder in the layout of DAVIS, with or without `480p`."""
+    """Finds the sequences of a folder in the layout of DAVIS, with or without `480p`."""
     if not data.is_dir():
         raise UserError(f"The dataset folder {data} does not exist; check the path.")
     for resolution in ("480p", ""):
@@ -74,7 +74,7 @@ def _folder_sequences(data: Path) -> list[BenchmarkSequence]:
             break
     else:
         raise UserError(
-            f"{data} is not laid out as DAVIS is; it needs the folders JPEGImages and Annotations."
+            f"{data} does not have the layout of DAVIS: the folders JPEGImages and Annotations."
         )
     names = sorted(path.name for path in without_junk(frames.iterdir()) if path.is_dir())
     if not names:

@@ -1,4 +1,4 @@
-"""From values per frame to figures per object, sequence and dataset."""
+"""Metrics per object, sequence and dataset, computed from metrics per frame."""
 
 from typing import Any
 
@@ -10,15 +10,20 @@ from oclr_jax.evaluate.protocols import Values
 from oclr_jax.evaluate.truth import Truth
 from oclr_jax.ops.metrics import statistics, success_rates
 
-# By protocol: which frames count, figures by object, and the sequence's own.
+# By protocol: which frames are scored, metrics by object, and metrics of the sequence.
 Record = dict[str, dict[str, Any]]
 
 
 def score_sequence(values: dict[str, Values], truth: Truth) -> Record:
-    """The figures of a sequence by protocol, from values by protocol, object and measure.
+    """Computes the metrics of a sequence by protocol.
 
-    J, F: mean, recall and decay; `values`: J in each frame that counts. A measure's mean over
-    objects is the sequence's.
+    J and F each have mean, recall and decay per object. The metrics of the sequence are means over
+    its objects. On MoCA the record also has the IoU (`overlaps`) and the kind of motion of each
+    frame.
+
+    Args:
+      values: by protocol, object and metric, one value per scored frame.
+      truth: the ground truth.
     """
     record: Record = {}
     for protocol, objects in values.items():
@@ -27,7 +32,7 @@ def score_sequence(values: dict[str, Values], truth: Truth) -> Record:
             "frames": "all" if truth.counted(protocol) == slice(None) else "all but first and last",
             "objects": figures,
         }
-        # Nothing is scored where the official rule sees no object in the first frame.
+        # The official rule scores nothing if the first frame has no object.
         for name in ("J", "F"):
             if means := [figure[name] for figure in figures.values() if name in figure]:
                 entry[name] = float(np.mean(means))
@@ -50,11 +55,11 @@ def _figures(measures: dict[str, Float64[np.ndarray, "n"]]) -> dict[str, float]:
 def summarize(
     records: dict[str, Record], benchmark: Benchmark, protocols: tuple[str, ...]
 ) -> dict[str, dict[str, float]]:
-    """The dataset's figures by protocol.
+    """Computes the metrics of the dataset by protocol.
 
-    A mean over sequences where each has one foreground; over all objects of all sequences, as the
-    official multi-object evaluator has it, otherwise. For the boxes of MoCA, as its evaluator: J
-    over sequences, success rates over all frames, of all motion and of each kind.
+    They are means over sequences if each has one foreground; otherwise over all objects of all
+    sequences, as in the official multi-object evaluator. On MoCA, as in its evaluator, J is a mean
+    over sequences, and success rates are means over frames: over all, and over each kind of motion.
     """
     means = {}
     for protocol in protocols:
@@ -62,7 +67,7 @@ def summarize(
         if benchmark.boxes:
             means[protocol] = _detection(entries)
         else:
-            # One foreground is one object, so that the mean over objects is that over sequences.
+            # One foreground is one object, so the mean over objects is the mean over sequences.
             figures = [figure for entry in entries for figure in entry["objects"].values()]
             names = figures[0] if figures else ()
             means[protocol] = {

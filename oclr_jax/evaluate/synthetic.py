@@ -1,4 +1,4 @@
-"""Synthetic data: modal and amodal J and depth order, as the first paper's table 1 has them."""
+"""Synthetic data: modal J, amodal J and depth order, as in table 1 of the first paper."""
 
 import os
 from collections.abc import Callable
@@ -20,26 +20,26 @@ from oclr_jax.video.names import natural_sorted, without_junk
 from oclr_jax.video.png import read_ids
 from oclr_jax.video.resize import resize_ids
 
-# An object that covers a smaller share of a window than this is not there.
+# An object that covers a smaller fraction of a window than this is absent.
 _ABSENT = 1e-6
 LAYERS = 3  # of every stored example
 
 
 @dataclass(frozen=True)
 class SyntheticSequence:
-    """One sequence: flow, whole objects front to back, and what is seen of them."""
+    """One sequence; flow and masks are read when they are called for."""
 
     name: str
     flow: Callable[[], Float32[np.ndarray, "t h w 4"]]  # (u, v) at gaps 1 and -1, own pixels
     amodal: Callable[[], Bool[np.ndarray, "t H W k"]]  # layer 0 in front, empty layers last
-    # Less than the amodal masks composed, where there is an occluder that is no layer.
+    # Visible parts, also less what an occluder hides that is not a layer.
     modal: Callable[[], Bool[np.ndarray, "t H W k"]]
 
 
 def find_synthetic(name: str, data: str | os.PathLike) -> list[SyntheticSequence]:
-    """The sequences of a built `oclr_syn` (any configuration) or of the released Syn-Val.
+    """Finds the sequences of a built `oclr_syn` (any configuration) or of the released Syn-Val.
 
-    Raises UserError where `data` is not what `name` says.
+    Raises UserError if `data` is not the dataset `name`.
     """
     return _built(data) if name == "oclr_syn" else _released(Path(data))
 
@@ -72,12 +72,12 @@ def _released(root: Path) -> list[SyntheticSequence]:
     frames, truth = root / "JPEGImages", root / "AmodalAnnotations"
     if not (frames.is_dir() and truth.is_dir()):
         raise UserError(
-            f"{root} is not laid out as Syn-Val is: expected JPEGImages/<sequence>, "
+            f"{root} does not have the layout of Syn-Val: JPEGImages/<sequence>, "
             "AmodalAnnotations/<sequence>, Flows_gap1/<sequence> and Flows_gap-1/<sequence>."
         )
     names = sorted(path.name for path in without_junk(frames.iterdir()) if path.name[0] in "123")
     if not names:
-        raise UserError(f"{frames} holds no sequence whose name begins with its objects' number.")
+        raise UserError(f"{frames} has no sequence whose name begins with its number of objects.")
 
     def stems(name: str) -> list[str]:
         files = natural_sorted(without_junk((frames / name).iterdir()))
@@ -106,17 +106,18 @@ def _released(root: Path) -> list[SyntheticSequence]:
 
 
 def composed(amodal: Bool[np.ndarray, "t H W k"]) -> Bool[np.ndarray, "t H W k"]:
-    """What is seen of objects that are given front to back."""
+    """The visible parts of objects that are given front to back."""
     return modal_layers(amodal, np.arange(amodal.shape[-1]))
 
 
 def score_synthetic(segmenter: Segmenter, sequence: SyntheticSequence) -> Record:
-    """The figures of one sequence under `paper`.
+    """Computes the metrics of one sequence under `paper`.
 
-    Per window of T frames modal and amodal masks are matched to the truth apart, on mean IoU; a
-    frame's J is the mean over the objects that are present in its window, and one in two windows
-    has the mean of both. Order: pairs of objects that occlude each other, matched by their amodal
-    masks. First paper, section 4.2 and table 1; the published program's rule.
+    In each window of T frames, modal and amodal masks are matched to the ground truth separately,
+    on mean IoU. J of a frame is the mean over the objects that are present in its window; a frame
+    of two windows has the mean of both. Depth order is scored on pairs of objects that occlude each
+    other, matched by their amodal masks. First paper, section 4.2 and table 1; the rule of the
+    published program.
     """
     model, amodal, modal = segmenter.info.model, sequence.amodal(), sequence.modal()
     fields = take_gaps(sequence.flow(), (1, -1), model.gaps)
@@ -144,7 +145,7 @@ def score_synthetic(segmenter: Segmenter, sequence: SyntheticSequence) -> Record
 
 
 def summarize_synthetic(records: dict[str, Record]) -> dict[str, dict[str, float]]:
-    """Means over all frames; the order's accuracy over all occluding pairs, where there are any."""
+    """Means over all frames; accuracy of depth order over all occluding pairs, if there are any."""
     entries = [record["paper"] for record in records.values()]
     counts = [entry["count"] for entry in entries]
     means = {
@@ -160,7 +161,7 @@ def summarize_synthetic(records: dict[str, Record]) -> dict[str, dict[str, float
 def _frame_j(
     found: Bool[np.ndarray, "t H W n"], truth: Bool[np.ndarray, "t H W k"]
 ) -> tuple[Float64[np.ndarray, "t"], dict[int, int]]:
-    """J of each frame, mean over the objects in the window; the layer of each such object."""
+    """J of each frame, the mean over the objects in the window; and the layer of each object."""
     tables = np.array(
         [
             [jaccard(found[..., layer], truth[..., object]) for object in range(truth.shape[-1])]

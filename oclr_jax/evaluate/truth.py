@@ -1,4 +1,4 @@
-"""The annotation of a sequence, as the protocols need it."""
+"""The ground truth of a sequence."""
 
 from dataclasses import dataclass
 
@@ -13,28 +13,28 @@ from oclr_jax.ops.metrics import present_ids
 
 @dataclass(frozen=True)
 class Truth:
-    """The annotated frames of a sequence; t counts them."""
+    """The annotated frames of a sequence, and how they are scored."""
 
-    frames: list[int]  # their numbers in the sequence
-    ids: UInt8[np.ndarray, "t h w"]  # 0 background, VOID for pixels that do not count
-    drop_ends: bool  # DAVIS2016: the first and the last do not count
-    grouped: bool  # under `paper` all layers together are the foreground
-    official: bool  # under `paper` the official multi-object evaluator has the last word
-    boxes: tuple[Box, ...] = ()  # MoCA: one for each frame
+    frames: list[int]  # numbers of the annotated frames in the sequence
+    ids: UInt8[np.ndarray, "t h w"]  # 0 background, VOID for pixels that are not scored
+    drop_ends: bool  # DAVIS2016: the first and the last frame are not scored
+    grouped: bool  # under `paper` all layers are joined into one foreground
+    official: bool  # under `paper` the official multi-object rule matches once more
+    boxes: tuple[Box, ...] = ()  # MoCA: one per frame
 
     @property
     def objects(self) -> list[int]:
-        """The ids that are present."""
+        """The ids of the annotated objects."""
         return [id for id in present_ids(self.ids) if id != VOID]
 
     @property
     def void(self) -> Bool[np.ndarray, "t h w"] | None:
-        """Pixels that do not count, None where all do."""
+        """Pixels that are not scored; None if all are."""
         void = self.ids == VOID
         return void if void.any() else None
 
     def counted(self, protocol: str) -> slice:
-        """The frames that count: DAVIS2016's evaluator leaves out the first and the last."""
+        """The scored frames; the evaluator of DAVIS2016 leaves out the first and the last."""
         ends = self.drop_ends and protocol != "davis-unsupervised" and len(self.frames) > 2
         return slice(1, -1) if ends else slice(None)
 
@@ -42,8 +42,8 @@ class Truth:
 def read_truth(sequence: BenchmarkSequence, benchmark: Benchmark) -> Truth:
     """Reads all annotations of a sequence.
 
-    In a dataset of the user's own, annotations of 0 and 255 alone are binary ones as in DAVIS2016.
-    Raises UserError where they are all empty or differ in size.
+    In the user's own data, annotations with no values but 0 and 255 are binary, as in DAVIS2016.
+    Raises UserError if all annotations are empty or their sizes differ.
     """
     ids = []
     for frame in sequence.annotated:
