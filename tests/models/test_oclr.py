@@ -213,9 +213,10 @@ def test_parity_of_the_loss_and_its_gradients(golden, released):
     for name, entry in oclr_entries(model.config).items():
         parts = [flat[path] for path in entry.paths]
         norm = np.sqrt(sum((part**2).sum() for part in parts))
-        # The last bias shifts all pseudo-depths, so its gradient is 0 up to rounding.
+        # Float32 rounding, which differs between processors, is relative to the whole gradient
+        # (norm 0.69), and the smallest entries are a thousandth of it.
         np.testing.assert_allclose(
-            norm, golden[f"gradnorm/{name}"], rtol=1e-3, atol=1e-8, err_msg=name
+            norm, golden[f"gradnorm/{name}"], rtol=1e-3, atol=1e-6, err_msg=name
         )
         if f"grad/{name}" in golden:
             expected = entry.to_flax(golden[f"grad/{name}"])
