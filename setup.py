@@ -26,7 +26,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "oclr_jax/__init__.py").rea
 setup(
     name="oclr_jax",
     version=VERSION,
-    description="Find, track, order and segment the things that move in a video, in JAX",
+    description="Find, track and segment the moving objects of a video, in JAX",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -1,4 +1,4 @@
-"""OCLR in JAX: find, track, order and segment the things that move in a video."""
+"""OCLR in JAX: find, track and segment the moving objects of a video, and order them in depth."""
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""Layered synthetic video: a scene is sampled as a plain record, then rendered with exact truth."""
+"""Synthetic layered video: scenes are sampled as plain records and rendered with ground truth."""
 
 from data_pipelines.synthetic.plan import SceneKind
 from data_pipelines.synthetic.render import Sample, render
@@ -6,7 +6,7 @@ from data_pipelines.synthetic.sampling import compose_scene, sample_scene
 from data_pipelines.synthetic.scene import Scene, SceneConfig
 from data_pipelines.synthetic.sources import Sources, open_sources
 
-# Changes whenever the same seed would give other bytes; stored in datasets and in weights.
+# Must change whenever the same seed would give other data; stored in datasets and weights.
 DATA_VERSION = "2.0.0"
 
 __all__ = [

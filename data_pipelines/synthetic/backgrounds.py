@@ -24,7 +24,14 @@ from data_pipelines.synthetic.textures import add_plain_region
 
 @dataclass(frozen=True)
 class Camera:
-    """pan: where the backdrop's centre has moved; shake: what moves everything; both pixels."""
+    """The motion of a camera over the t frames of a clip.
+
+    pan: displacement of the background's centre, pixels.
+    shake: additional displacement of everything, pixels.
+    zoom: scale of the background.
+    roll: rotation of the background, radians.
+    tilt: perspective of the background, per pixel.
+    """
 
     pan: Float64[np.ndarray, "t 2"]
     shake: Float64[np.ndarray, "t 2"]
@@ -34,7 +41,7 @@ class Camera:
 
 
 def sample_camera(rng: np.random.Generator, config: SceneConfig) -> Camera:
-    """A still or panning camera, more or less steady, that zooms, rolls and tilts a little."""
+    """Samples a static or panning camera with shake and a little zoom, roll and tilt."""
     clock, unit = np.arange(config.frames, dtype=float), config.render_width / REFERENCE_WIDTH
     pan = np.zeros((config.frames, 2))
     if rng.random() >= config.static_camera:
@@ -55,10 +62,12 @@ def sample_camera(rng: np.random.Generator, config: SceneConfig) -> Camera:
 def sample_background(
     rng: np.random.Generator, config: SceneConfig, camera: Camera, sources: Sources, video: bool
 ) -> tuple[list[Body], Part | Footage, list[Part]]:
-    """Bodies, the backdrop, and things at other depths in front of it that stand still.
+    """Samples a background: its bodies, the backdrop, and parts at other depths in front of it.
 
-    An image under the camera's homographies; or a video: a real one, or a procedural one with
-    depth, waves and things that sway (section 3, supplement B.1).
+    It is an image moved by the camera's homographies, or a video: a real one, or a procedural one
+    with depth, waves and swaying parts.
+
+    Source: OCLR section 3 and supplement B.1.
     """
     height, width = config.render_height, config.render_width
     if video and sources.videos is not None:
@@ -79,13 +88,13 @@ def sample_background(
     backdrop = Part(opaque, motion.at_rest(config.frames), 0, BACKGROUND)
     parts = []
     for _ in range(int(rng.integers(1, 4)) if video and rng.random() < 0.5 else 0):
-        body, part = _nearer_thing(rng, config, camera, sources, path, canvas, len(bodies))
+        body, part = _foreground_part(rng, config, camera, sources, path, canvas, len(bodies))
         bodies.append(body)
         parts.append(part)
     return bodies, backdrop, parts
 
 
-def _nearer_thing(
+def _foreground_part(
     rng: np.random.Generator,
     config: SceneConfig,
     camera: Camera,
@@ -94,8 +103,8 @@ def _nearer_thing(
     canvas: tuple[int, int],
     body: int,
 ) -> tuple[Body, Part]:
-    """Something rooted in the ground nearer than the backdrop; half of them sway like foliage."""
-    # It moves as the backdrop does, and faster along the camera's own path.
+    """A static part nearer than the backdrop, with parallax; half of them sway like foliage."""
+    # It moves with the backdrop, plus parallax along the camera's pan.
     parallax = motion.translation(rng.uniform(-0.25, 0.5) * camera.pan)
     size = max(8, int(config.render_height * rng.uniform(0.2, 0.8)))
     shape = (blob if rng.random() < 0.5 else polygon)(rng, size)
@@ -115,12 +124,12 @@ def _nearer_thing(
 def _deep_bend(
     rng: np.random.Generator, config: SceneConfig, camera: Camera, canvas: tuple[int, int]
 ) -> tuple[np.ndarray, float]:
-    """Parallax of an uneven ground, and waves as on water or in leaves."""
+    """The bend of a video backdrop: parallax of uneven ground, and waves as on water."""
     unit, clock = config.render_width / REFERENCE_WIDTH, np.arange(config.frames, dtype=float)
     step = 12 * unit
     nodes = motion.node_grid(*canvas, step)
     x, y = nodes[..., 0] / canvas[1], nodes[..., 1] / canvas[0]
-    # Inverse depth: a ground that comes nearer from the horizon down, with low hills.
+    # Inverse depth: a ground plane that is nearer further below the horizon, with low hills.
     ground = np.clip(y - rng.uniform(0.2, 0.7), 0, 1) * rng.uniform(-0.3, 1.2)
     frequency, phase = rng.uniform(0.5, 3, (2, 2)), rng.uniform(0, 1, 2)
     waves = np.tensordot(frequency, np.stack([x, y]), 1) + phase[:, None, None]
@@ -145,9 +154,15 @@ def sample_occluder(
     passes: Float64[np.ndarray, "2"],
     frame: int,
 ) -> Part:
-    """Something in front of everything that moves with the background (section 3).
+    """Samples an occluder in front of everything that moves with the background (section 3).
 
-    It stands where an object is in frame `frame`, at `passes` (x, y), so that it hides some of it.
+    Args:
+      rng: random generator.
+      config: sizes and ranges.
+      sources: of its texture.
+      ground: the body of the background.
+      passes: (x, y) of an object in frame `frame`; the occluder covers about this point there.
+      frame: see above.
     """
     height = config.render_height
     size = max(8, int(height * rng.uniform(0.3, 1.1)))
@@ -163,9 +178,9 @@ def sample_occluder(
 def follow_camera(
     frames: UInt8[np.ndarray, "t h w 3"],
 ) -> Float64[np.ndarray, "t 3 3"]:
-    """Homographies from frame 0 of a video to each frame, fitted to corners that are tracked.
+    """Homographies from frame 0 of a video to each frame, fitted to tracked corners.
 
-    Where too few are found, the camera is taken to stand still.
+    Between frames with too few corners the camera is assumed static.
     """
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     path = [np.eye(3)]

@@ -4,19 +4,19 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
-# Fixed-point steps that invert a bend; each shrinks the error by the bend's steepest slope.
+# Fixed-point iterations that invert a bend; each reduces the error by the factor of its slope.
 _INVERSE_STEPS = 12
-# A bend steeper than this could fold space over itself; it is scaled down to this slope.
+# A bend with a larger slope could fold; it is scaled down to this slope.
 MAX_SLOPE = 0.6
 
 
 def log_uniform(rng: np.random.Generator, low: float | int, high: float | int) -> float:
-    """A number between two others whose logarithm is drawn evenly."""
+    """A log-uniform random number in [low, high]."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def at_rest(frames: int) -> Float64[np.ndarray, "t 3 3"]:
-    """Homographies of what stays where it is."""
+    """Homographies of something that does not move."""
     return np.broadcast_to(np.eye(3), (frames, 3, 3))
 
 
@@ -54,7 +54,7 @@ def placed(
     tilt: Float[np.ndarray, "t 2"],
     center: Float[np.ndarray, "2"],
 ) -> Float64[np.ndarray, "t 3 3"]:
-    """Homographies that carry a canvas, turned, scaled and tilted about `center`, to `position`."""
+    """Homographies that rotate, scale and tilt a canvas about `center`, then move it."""
     return (
         translation(position) @ similarity(scale, angle) @ perspective(tilt) @ translation(-center)
     )
@@ -71,9 +71,9 @@ def smooth_noise(
 
 
 def pause_clock(frames: int, pauses: Float[np.ndarray, " t"]) -> Float64[np.ndarray, " t"]:
-    """An object's own time: it stands still in every frame interval that `pauses` marks with 1.
+    """The clock of an object that pauses: the number of intervals in which it has moved.
 
-    `pauses[i]` speaks of the interval from frame i - 1 to frame i.
+    `pauses[i]` is 1 if it pauses between frames i - 1 and i.
     """
     return np.cumsum(np.concatenate([[0.0], 1.0 - pauses[1:frames]]))
 
@@ -83,10 +83,11 @@ def ride_while_paused(
     ground: Float64[np.ndarray, "t 3 3"],
     pauses: Bool[np.ndarray, " t"],
 ) -> Float64[np.ndarray, "t 3 3"]:
-    """An object's path with its motion matched to the background's wherever it pauses.
+    """The path of an object that moves with the background while it pauses.
 
-    Source: OCLR supplement B.2, stationary objects. Outside the pauses the frame-to-frame motion
-    of `path` is kept.
+    Outside the pauses it keeps the frame-to-frame motion of `path`.
+
+    Source: OCLR supplement B.2, stationary objects.
     """
     out = path.copy()
     for i in range(1, len(path)):
@@ -157,7 +158,7 @@ def control_shifts(
 def limit_slope(
     bend: Float32[np.ndarray, "t n m 2"], step: float
 ) -> Float32[np.ndarray, "t n m 2"]:
-    """Scales a bend down so that it never folds: neighbouring nodes keep their order."""
+    """Scales a bend down so that it does not fold: neighbouring nodes keep their order."""
     across = np.abs(np.diff(bend, axis=2)).max(initial=0.0)
     down = np.abs(np.diff(bend, axis=1)).max(initial=0.0)
     steepest = float(max(across, down)) / step
@@ -167,7 +168,7 @@ def limit_slope(
 def sample_nodes(
     nodes: Float32[np.ndarray, "n m 2"], points: Float32[np.ndarray, "a b 2"], step: float
 ) -> Float32[np.ndarray, "a b 2"]:
-    """Bilinear value of a node field at canvas points; constant beyond the canvas."""
+    """Bilinear interpolation of a node field at canvas points; constant outside the canvas."""
     at = points * np.float32(1 / step)
     return cv2.remap(
         nodes, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
@@ -177,7 +178,7 @@ def sample_nodes(
 def invert_bend(
     bend: Float32[np.ndarray, "t n m 2"], step: float
 ) -> Float32[np.ndarray, "t n m 2"]:
-    """Displacement that undoes `bend`: for y = x + bend(x), x = y + inverse(y), at the nodes."""
+    """The inverse of a bend at the nodes: for y = x + bend(x), x = y + inverse(y)."""
     height, width = bend.shape[1:3]
     nodes = node_grid((height - 1) * step + 1, (width - 1) * step + 1, step)[:height, :width]
     inverse = -bend
@@ -192,7 +193,7 @@ def joint_poses(
     pivots: Float64[np.ndarray, "n 2"],
     angles: Float64[np.ndarray, "t n"],
 ) -> Float64[np.ndarray, "n t 3 3"]:
-    """Pose of every limb: rotation about its pivot, after its parent's pose."""
+    """The pose of every limb: rotation about its pivot, followed by its parent's pose."""
     poses = np.zeros((len(parents), len(angles), 3, 3))
     for i, parent in enumerate(parents):
         turn = similarity(np.ones(len(angles)), angles[:, i])

@@ -1,4 +1,4 @@
-"""Moving objects: their paths, deformation, limbs, stationary spells, shadows and reflections."""
+"""Moving objects: paths, deformation, limbs, pauses, shadows and reflections."""
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -18,10 +18,10 @@ from data_pipelines.synthetic.shapes import Shape, crop, polygon
 from data_pipelines.synthetic.sources import Sources
 
 
-def sample_spells(
+def sample_pauses(
     rng: np.random.Generator, frames: int, objects: int
 ) -> Bool[np.ndarray, "t objects"]:
-    """At least one object stands still for 1 to 5 frames (supplement B.4)."""
+    """Samples pauses of 1 to 5 frames for at least one of the objects (supplement B.4)."""
     chosen = rng.random(objects) < 0.5
     chosen[int(rng.integers(objects))] = True
     still = np.zeros((frames, objects), bool)
@@ -43,7 +43,7 @@ def sample_object(
     index: int,
     layer: int,
 ) -> tuple[Body, list[Part], list[Effect]]:
-    """One object: its body, which gets number `index`, its parts back to front, and its effects."""
+    """Samples an object: its body (number `index`), its parts back to front, and its effects."""
     height = config.render_height
     largest = config.max_extent / (1 + 0.2 * (kind.objects - 1))
     extent = log_uniform(rng, config.min_extent, largest) * height
@@ -60,7 +60,7 @@ def sample_object(
         shift = motion.control_shifts(rng, shape.control, clock, strength=rng.uniform(0.2, 1))
         nodes = motion.node_grid(canvas, canvas, step)
         bend = motion.limit_slope(motion.thin_plate_bend(shape.control, shift, nodes), step)
-    # Under a homography alone nothing bends at its joints either.
+    # An object that moves by a homography alone has rigid joints.
     poses = _limb_poses(rng, shape, clock if bend is not None else np.zeros_like(clock))
     image = sources.texture(rng, canvas, canvas)
     parts = []
@@ -78,7 +78,7 @@ def _sample_path(
     clock: Float64[np.ndarray, " t"],
     canvas: int,
 ) -> Float64[np.ndarray, "t 3 3"]:
-    """Homographies of an object; drawn again until it really moves relative to the background."""
+    """Samples the homographies of an object until it moves relative to the background."""
     unit = config.render_width / REFERENCE_WIDTH
     frame = np.array([config.render_width, config.render_height])
     for _ in range(20):
@@ -98,14 +98,14 @@ def _sample_path(
         relative = np.linalg.norm(position[1:] - moved[:, :2] / moved[:, 2:], axis=1)
         if relative.mean() > config.min_relative_speed * unit:
             return path
-    # A scene this unlucky keeps its last path, slow or mostly outside as it is.
+    # After 20 attempts the last path is kept, even if it is slow or mostly outside.
     return motion.placed(position, scale, angle, tilt, np.array([canvas, canvas]) / 2)
 
 
 def _sample_positions(
     rng: np.random.Generator, config: SceneConfig, clock: Float64[np.ndarray, " t"]
 ) -> Float64[np.ndarray, "t 2"]:
-    """Centre of an object over time: kept near one place by the camera, or crossing the frame."""
+    """Centres of an object: either the camera follows it, or it crosses the frame."""
     unit = config.render_width / REFERENCE_WIDTH
     frame = np.array([config.render_width, config.render_height])
     sway = motion.smooth_noise(rng, clock, 2, period=rng.uniform(8, 40)) * (1, 0.6)
@@ -116,7 +116,7 @@ def _sample_positions(
     speed = log_uniform(rng, config.max_speed / 10, config.max_speed) * unit
     angle = rng.normal(0, 0.4) + np.pi * rng.integers(2)
     velocity = speed * np.array([np.cos(angle), np.sin(angle)])
-    # Half way through the clip it is somewhere inside the frame.
+    # In the middle of the clip it is inside the frame.
     middle = rng.uniform(0.15, 0.85, 2) * frame
     drift = velocity * (clock - clock.mean())[:, None]
     return middle + drift + sway * rng.uniform(0, 10) * unit
@@ -125,7 +125,7 @@ def _sample_positions(
 def _limb_poses(
     rng: np.random.Generator, shape: Shape, clock: Float64[np.ndarray, " t"]
 ) -> Float64[np.ndarray, "limbs t 3 3"]:
-    """Every joint swings at one pace, as legs and arms do, each with its own phase."""
+    """All joints swing at one frequency, as in walking, each with its own phase."""
     beat = 2 * np.pi * clock / rng.uniform(7, 30)
     swing = np.array([limb.swing for limb in shape.limbs])
     phase = np.array([limb.phase for limb in shape.limbs])
@@ -139,10 +139,10 @@ def _limb_poses(
 def _sample_effects(
     rng: np.random.Generator, config: SceneConfig, shape: Shape, layer: int
 ) -> list[Effect]:
-    """A cast shadow, a reflection, both or none.
+    """Samples a cast shadow, a reflection, both or neither.
 
-    Both hang on the lowest point of the object at rest: a shadow lies on the ground, squeezed and
-    slanted to either side; a reflection hangs below, upside down.
+    Both are attached to the lowest row of the undeformed object: a shadow is squeezed and slanted;
+    a reflection is mirrored below the row.
     """
     covered = np.max([limb.alpha for limb in shape.limbs], axis=0)
     bottom = float(np.flatnonzero((covered > 127).any(1))[-1])
@@ -150,18 +150,18 @@ def _sample_effects(
     effects = []
     if rng.random() < config.shadows:
         squeeze, slant = rng.uniform(0.1, 0.5) * rng.choice([-1, 1]), rng.uniform(-0.8, 0.8)
-        matrix = _hang(bottom, slant, squeeze)
+        matrix = _shear_at_row(bottom, slant, squeeze)
         softness = rng.uniform(0.005, 0.05) * size
         effects.append(Effect(layer, matrix, rng.uniform(0.25, 0.75), False, softness))
     if rng.random() < config.reflections:
-        matrix = _hang(bottom, rng.normal(0, 0.05), -rng.uniform(0.6, 1.0))
+        matrix = _shear_at_row(bottom, rng.normal(0, 0.05), -rng.uniform(0.6, 1.0))
         softness = rng.uniform(0.005, 0.03) * size
         effects.append(Effect(layer, matrix, rng.uniform(0.2, 0.7), True, softness))
     return effects
 
 
-def _hang(line: float, slant: float, squeeze: float) -> Float64[np.ndarray, "3 3"]:
-    """Keeps the row y = line; what is above it is squeezed (mirrored if negative) and slanted."""
+def _shear_at_row(line: float, slant: float, squeeze: float) -> Float64[np.ndarray, "3 3"]:
+    """Squeezes (mirrors if negative) and slants what is above the row y = line, which stays."""
     return np.array(
         [[1.0, slant, -slant * line], [0.0, squeeze, line * (1 - squeeze)], [0.0, 0.0, 1.0]]
     )

@@ -1,4 +1,4 @@
-"""Painting: where sprites lie in a frame, and how they get there."""
+"""Painting of backdrops, parts and effects into a frame."""
 
 import cv2
 import numpy as np
@@ -7,31 +7,31 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from data_pipelines.synthetic import motion
 from data_pipelines.synthetic.scene import Body, Effect, Footage, Part, Scene
 
-# Bent backdrops are mapped on a grid this many times coarser than the frame.
+# The map of a bent backdrop is computed on a grid this many times coarser than the frame.
 _MAP_STRIDE = 4
-# Shadows and reflections are soft, and painted on a grid this many times coarser.
+# Shadows and reflections are blurred, so they are painted on a grid this many times coarser.
 _EFFECT_STRIDE = 2
 
-# Points over a sprite, as shares of its size.
+# Points of a sprite, as fractions of its size.
 _UNIT_GRID = np.stack(np.meshgrid(*[np.linspace(0, 1, 5, dtype=np.float32)] * 2), -1)
 
 Inverse = Float32[np.ndarray, "t n m 2"] | None
 
 
 def inverted(matrix: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"]:
-    """The inverse; twenty times as fast as numpy's, which is made for large matrices."""
+    """The inverse; 20 times as fast as numpy for such small matrices."""
     return cv2.invert(matrix)[1]
 
 
 def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Homography of points [a b 2]."""
+    """Applies a homography to points [a b 2]."""
     return cv2.perspectiveTransform(points, matrix)
 
 
 def to_sprite(
     points: Float32[np.ndarray, "a b 2"], body: Body, part: Part, inverse: Inverse, t: int
 ) -> Float32[np.ndarray, "a b 2"]:
-    """Sprite coordinates of rendered-frame points [a b 2]."""
+    """Maps points of the rendered frame to sprite coordinates."""
     canvas = _apply(inverted(body.homographies[t]), points)
     if inverse is not None:
         canvas = canvas + motion.sample_nodes(inverse[t], canvas, body.bend_step)
@@ -41,7 +41,7 @@ def to_sprite(
 def to_frame(
     points: Float32[np.ndarray, "a b 2"], body: Body, part: Part, t: int
 ) -> Float32[np.ndarray, "a b 2"]:
-    """Rendered-frame coordinates of sprite points [a b 2]."""
+    """Maps points of a sprite to coordinates of the rendered frame."""
     canvas = _apply(part.pose[t], points)
     if body.bend is not None:
         canvas = canvas + motion.sample_nodes(body.bend[t], canvas, body.bend_step)
@@ -59,7 +59,7 @@ def _pixel_grid(left: int, top: int, right: int, bottom: int, stride: int = 1) -
 def paint_backdrop(
     frame: UInt8[np.ndarray, "h w 3"], scene: Scene, inverse: Inverse, t: int
 ) -> None:
-    """Fills the frame; beyond its canvas the backdrop is mirrored."""
+    """Paints the backdrop over the whole frame; it is mirrored beyond its canvas."""
     if isinstance(scene.backdrop, Footage):
         frame[:] = scene.backdrop.frames[t]
         return
@@ -72,7 +72,7 @@ def paint_backdrop(
             image, matrix, (width, height), dst=frame, borderMode=cv2.BORDER_REFLECT_101
         )
         return
-    # The map is smooth: computed on a coarse grid that reaches past the frame, then resampled.
+    # The map is smooth: it is computed on a coarse grid beyond the frame, then interpolated.
     coarse = _pixel_grid(0, 0, width + _MAP_STRIDE, height + _MAP_STRIDE, _MAP_STRIDE)
     at = to_sprite(coarse, body, part, inverse, t) - coarse
     fine = _pixel_grid(0, 0, width, height)
@@ -84,7 +84,7 @@ def paint_backdrop(
 
 
 def paint_effect(frame: UInt8[np.ndarray, "h w 3"], scene: Scene, effect: Effect, t: int) -> None:
-    """Paints a shadow or a reflection of an object, without the object's bend."""
+    """Paints the shadow or the reflection of an object, ignoring the object's bend."""
     parts = [part for part in scene.parts if part.layer == effect.layer]
     shrink = np.diag([1 / _EFFECT_STRIDE, 1 / _EFFECT_STRIDE, 1.0])
     height, width = (side // _EFFECT_STRIDE for side in frame.shape[:2])
@@ -121,7 +121,7 @@ def paint_part(
     t: int,
     grid: tuple[int, int],
 ) -> Bool[np.ndarray, "gh gw"] | None:
-    """Paints a part over the frame; returns the model-grid pixels it covers, None where none."""
+    """Paints a part over the frame; returns the model-grid pixels that it covers, None if none."""
     box = _bounding_box(frame, body, part, t)
     if box is None:
         return None
@@ -150,11 +150,11 @@ def paint_part(
 def _bounding_box(
     frame: np.ndarray, body: Body, part: Part, t: int
 ) -> tuple[int, int, int, int] | None:
-    """Rectangle of the frame that a part can touch: left, top, right, bottom."""
+    """The rectangle of the frame that a part can cover: left, top, right, bottom."""
     height, width = part.sprite.shape[:2]
     corners = _UNIT_GRID * np.array([width - 1, height - 1], np.float32)
     at = to_frame(corners, body, part, t).reshape(-1, 2)
-    # A bend can bulge between the tested points by less than its own range.
+    # Between the tested points a bend deviates by less than its range.
     margin = 2.0
     if body.bend is not None:
         margin += 0.5 * float(np.abs(body.bend[t]).max())

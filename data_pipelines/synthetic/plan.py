@@ -1,25 +1,25 @@
-"""Which scenes a dataset has: the cells of table B5, as a function of a sequence's number."""
+"""The kinds of scenes in a dataset: the cells of table B5, as a function of the sequence index."""
 
 from dataclasses import dataclass
 
 BACKGROUNDS = ("image", "video")
 SHAPES = ("polygon", "silhouette")
-# Sequences after which every cell of the table has had its share, for each number of objects.
+# Sequences with one number of objects after which every cell of the table has its share.
 ROUND = 16
-# One scene in so many has an artificial occluder; the paper gives no share.
+# One of this many scenes has an artificial occluder; the paper does not say how many have.
 OCCLUDED_EVERY = 4
 
 
 @dataclass(frozen=True)
 class SceneKind:
-    """What sort of scene it is: a row of table B5, and what it may have besides.
+    """The kind of a scene: a row of table B5, and features that the table does not have.
 
-    objects: how many, 1 to 3.
+    objects: number of objects, 1 to 3.
     background: "image", moved by a homography, or "video".
-    motion: of the objects: "homography", or "spline" for a thin-plate spline besides.
+    motion: of the objects, "homography", or "spline" for a thin-plate spline in addition.
     shape: "polygon" or "silhouette".
-    stationary: objects stand still against the background for a while.
-    occluder: something in front of everything moves with the background.
+    stationary: objects pause relative to the background for a while.
+    occluder: there is an occluder in front of everything that moves with the background.
     """
 
     objects: int
@@ -37,25 +37,24 @@ def scene_kind(
 ) -> SceneKind:
     """The kind of sequence `index` of a dataset with these numbers of objects and backgrounds.
 
-    Any 16 sequences in a row with one number of objects hold every cell of table B5 in the table's
-    proportions: backgrounds and shapes evenly, one homography for three splines. A third of all
-    sequences has stationary spells, all of them with image backgrounds (supplement B.4). What is
-    not in the table is spread evenly over its cells. Any beginning of a dataset is nearly
-    balanced.
+    Any 16 consecutive sequences with one number of objects have the cells of table B5 in its
+    proportions: backgrounds and shapes evenly, one homography to three splines. A third of all
+    sequences have pauses, all with image backgrounds (supplement B.4). Features that are not in
+    the table are spread evenly over its cells. Any first part of a dataset is nearly balanced.
     """
     number = objects[index % len(objects)]
     turn = index // len(objects)  # sequences with this number of objects before this one
     cell, rounds = turn % ROUND, turn // ROUND
     quarter = cell // 4
     background = backgrounds[cell % len(backgrounds)]
-    # Of three image backgrounds, two have spells if half of all backgrounds are images, else one.
+    # Two of three image backgrounds have pauses if half of all backgrounds are images, else one.
     images = turn // len(backgrounds)
-    spells = (images + number) % 3 < len(backgrounds)
+    pauses = (images + number) % 3 < len(backgrounds)
     return SceneKind(
         objects=number,
         background=background,
         motion="homography" if quarter == cell % 4 else "spline",
         shape=SHAPES[cell // 2 % 2],
-        stationary=background == "image" and spells,
+        stationary=background == "image" and pauses,
         occluder=(cell + quarter + rounds + number) % OCCLUDED_EVERY == 0,
     )

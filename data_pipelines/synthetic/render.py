@@ -1,4 +1,4 @@
-"""Draws a scene: RGB, exact flow of the visible surface, amodal and modal masks, visibility."""
+"""Renders a scene: RGB, exact flow of the visible surface, amodal and modal masks, visibility."""
 
 from typing import TypedDict
 
@@ -22,9 +22,9 @@ from oclr_jax.flow.estimator import FlowEstimator
 from oclr_jax.flow.gaps import neighbour
 from oclr_jax.flow.resize import resize_flow
 
-# What becomes of a pixel's surface in the frame that its flow leads to.
+# Visibility of a pixel's surface in the frame that its flow leads to.
 SEEN, HIDDEN, OUTSIDE, NO_FRAME = 0, 1, 2, 3
-# cv2.remap takes fewer points in a column than this.
+# cv2.remap accepts fewer points in a column than 2^15.
 _MAX_POINTS = 32000
 
 
@@ -33,15 +33,16 @@ class Sample(TypedDict):
 
     video: RGB at the estimator's working resolution.
     forward_flow, backward_flow: exact (u, v) of the visible surface to the frame `gap` later and
-        earlier, pixels of the model grid; at the clip's ends the other direction, negated.
-    forward_occlusion, backward_occlusion: whether that surface is seen there: `SEEN`, `HIDDEN`
-        behind something, `OUTSIDE` of the frame, or `NO_FRAME` at the clip's ends.
-    amodal: 0/1 whole shapes, as far as they lie inside the frame.
-    segmentations: layer + 1 of what is seen, 0 the background and the occluder.
+        earlier, pixels of the model grid; negated flow of the other direction at the
+        clip's ends.
+    forward_occlusion, backward_occlusion: whether that surface is visible there: `SEEN`, `HIDDEN`
+        (occluded), `OUTSIDE` of the frame, or `NO_FRAME` at the clip's ends.
+    amodal: 0/1 masks of whole objects inside the frame.
+    segmentations: layer + 1 of the visible object, 0 for the background and the occluder.
     occluder: 0/1 mask of the artificial occluder, which is in front of all layers.
     layer_order: 0 .. n-1, then -1 for empty layers.
-    visibility: seen share of each amodal mask, 0 where that is empty.
-    stationary: layer rides on the background since the frame before.
+    visibility: visible fraction of each amodal mask, 0 if it is empty.
+    stationary: whether the layer has moved with the background since the previous frame.
     """
 
     video: UInt8[np.ndarray, "t hr wr 3"]
@@ -60,25 +61,24 @@ class Sample(TypedDict):
 def render(scene: Scene, gap: int = 1, footage_flow: FlowEstimator | None = None) -> Sample:
     """Renders every frame of a scene.
 
-    Objects that leave the frame: amodal masks hold what lies inside the frame, hidden or not, and
-    a surface whose flow leads out of the frame is marked `OUTSIDE`. Shadows and reflections belong
-    to the background, in masks and in flow.
+    Amodal masks end at the frame's border, and a surface whose flow leads out of the frame is
+    `OUTSIDE`. Shadows and reflections belong to the background, in masks and in flow.
 
     Args:
-      scene: what `compose_scene` draws.
-      gap: frames between which flow is taken, both ways; at least 1.
-      footage_flow: gives the flow of a real background video, estimated on the background alone;
-        nothing exact is known of it. The flow of everything else is exact.
+      scene: from `compose_scene`.
+      gap: distance of the frames of a flow field, in both directions; at least 1.
+      footage_flow: estimates the flow of a real background video, on the background alone; all
+        other flow is exact.
 
     Raises:
-      UserError: the clip is too short for the gap, or a background video has no estimator.
+      UserError: the clip is too short for the gap, or a real background video has no estimator.
 
     Source: OCLR section 3 and supplement B.3 (layers composed back to front).
     """
     config = scene.config
     if isinstance(scene.backdrop, Footage) and footage_flow is None:
         raise UserError(
-            "The flow of a real background video has to be estimated; give `render` an estimator."
+            "The flow of a real background video must be estimated; give `render` an estimator."
         )
     frames, height, width = config.frames, config.height, config.width
     inverses = [
@@ -87,12 +87,12 @@ def render(scene: Scene, gap: int = 1, footage_flow: FlowEstimator | None = None
     ]
     video = np.empty((frames, config.render_height, config.render_width, 3), np.uint8)
     amodal = np.zeros((frames, height, width, LAYERS), np.uint8)
-    # Which part is seen: 0 the backdrop, then the parts, so that larger numbers are in front.
+    # The visible part: 0 the backdrop, then the parts, so that larger numbers are in front.
     owner = np.zeros((frames, height, width), np.int16)
     for t in range(frames):
         _paint_frame(scene, inverses, t, video[t], owner[t], amodal[t])
     flows, occlusions = _flows(scene, inverses, owner, gap, footage_flow)
-    # A streak follows the motion to the next frame, whatever gap was asked for.
+    # Motion blur follows the motion to the next frame, whatever the gap.
     if scene.sensor != type(scene.sensor)():
         expose(video, flows[0] / np.float32(gap), scene.sensor)
     layers = np.array([BACKGROUND, *(part.layer for part in scene.parts)])
@@ -118,7 +118,7 @@ def render(scene: Scene, gap: int = 1, footage_flow: FlowEstimator | None = None
 def _paint_frame(
     scene: Scene, inverses: list, t: int, frame: np.ndarray, owner: np.ndarray, amodal: np.ndarray
 ) -> None:
-    """Paints frame t back to front into `frame`, and notes who covers what in the others."""
+    """Paints frame t back to front into `frame`; fills in `owner` and `amodal`."""
     grid = owner.shape[::-1]
     paint_backdrop(frame, scene, inverses[0], t)
     pending = list(scene.effects)
@@ -141,7 +141,7 @@ def _flows(
     gap: int,
     footage_flow: FlowEstimator | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Flow [2 t h w 2] forward and backward, and what becomes of each surface [2 t h w]."""
+    """Flow [2 t h w 2] forward and backward, and visibility of the surfaces [2 t h w]."""
     frames, height, width = owner.shape
     flows = np.zeros((2, frames, height, width, 2), np.float32)
     occlusions = np.full((2, frames, height, width), NO_FRAME, np.uint8)
@@ -155,7 +155,7 @@ def _flows(
         targets = [(d, t + sign * gap) for d, sign in enumerate((1, -1))]
         targets = [(d, target) for d, target in targets if 0 <= target < frames]
         if not isinstance(scene.backdrop, Footage):
-            # Everywhere first: quicker than to pick its pixels, which are most.
+            # Everywhere first: faster than selecting its pixels, which are most.
             moved = _surface_flow(scene, inverses, 0, points, t, targets)
             for (direction, _), vectors in zip(targets, moved, strict=True):
                 np.divide(vectors, ratio, out=flows[direction, t].reshape(-1, 2))
@@ -165,7 +165,7 @@ def _flows(
                 flows[direction, t].reshape(-1, 2)[where] = vectors / ratio
         for direction, target in targets:
             to = pixels + flows[direction, t]
-            occlusions[direction, t] = _fate(to, owner[t], owner[target])
+            occlusions[direction, t] = _visibility(to, owner[t], owner[target])
     for direction, sign in enumerate((1, -1)):
         for t in range(frames):
             # A missing neighbour: the other gap's flow of that frame, negated.
@@ -177,24 +177,24 @@ def _flows(
 def _estimate_footage(
     footage: Footage, gap: int, estimator: FlowEstimator, flows: np.ndarray
 ) -> None:
-    """The flow of a background video, everywhere, as if nothing were in front of it."""
+    """Estimates the flow of a background video, without anything in front of it."""
     video, (height, width) = footage.frames, flows.shape[2:4]
     flows[0, :-gap] = resize_flow(estimator(video[:-gap], video[gap:]), height, width)
     flows[1, gap:] = resize_flow(estimator(video[gap:], video[:-gap]), height, width)
 
 
-def _fate(to: np.ndarray, owner: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Whether surfaces that move to the points `to` of another frame are seen there."""
+def _visibility(to: np.ndarray, owner: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Whether surfaces that move to the points `to` of another frame are visible there."""
     height, width = owner.shape
     at = np.rint(to).astype(np.int32)
     x, y = np.clip(at[..., 0], 0, width - 1), np.clip(at[..., 1], 0, height - 1)
     outside = (at[..., 0] != x) | (at[..., 1] != y)
-    # What is painted later is in front.
+    # Parts that are painted later are in front.
     return np.where(outside, OUTSIDE, np.where(there[y, x] > owner, HIDDEN, SEEN))
 
 
 def _pixels_of_parts(owner: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Every part that is seen before the backdrop, with the flat indices of its pixels."""
+    """Every visible part other than the backdrop, with the flat indices of its pixels."""
     flat = owner.ravel()
     covered = np.flatnonzero(flat)
     if not len(covered):
@@ -227,7 +227,7 @@ def _surface_flow(
     for start in range(0, len(points), _MAX_POINTS):
         chunk = slice(start, start + _MAX_POINTS)
         sprite = to_sprite(points[chunk], body, part, inverse, t)
-        # The inverse bend is interpolated: measure from where its answer really lies.
+        # The inverse bend is interpolated: measure from the point that it really stands for.
         here = to_frame(sprite, body, part, t)
         for number, (_, target) in enumerate(targets):
             flows[number, chunk] = (to_frame(sprite, body, part, target) - here)[:, 0]

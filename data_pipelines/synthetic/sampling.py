@@ -1,14 +1,14 @@
-"""From a random generator to a whole scene."""
+"""Samples whole scenes."""
 
 import numpy as np
 
 from data_pipelines.synthetic.backgrounds import sample_background, sample_camera, sample_occluder
-from data_pipelines.synthetic.objects import sample_object, sample_spells
+from data_pipelines.synthetic.objects import sample_object, sample_pauses
 from data_pipelines.synthetic.plan import SceneKind, scene_kind
 from data_pipelines.synthetic.scene import LAYERS, Effect, Footage, Scene, SceneConfig, Sensor
 from data_pipelines.synthetic.sources import PROCEDURAL, Sources
 
-_KINDS = 48  # sequences after which all kinds of 1, 2 and 3 objects had their turn
+_KINDS = 48  # sequences after which the kinds of 1, 2 and 3 objects repeat
 
 
 def sample_scene(
@@ -17,9 +17,9 @@ def sample_scene(
     objects: int | None = None,
     sources: Sources = PROCEDURAL,
 ) -> Scene:
-    """Draws a scene of any kind with `objects` objects (1 to 3; drawn evenly if None).
+    """Samples a scene of any kind with `objects` objects (1 to 3; random if None).
 
-    Kinds come in the proportions of table B5; `compose_scene` draws a scene of a given kind.
+    Kinds have the proportions of table B5; `compose_scene` samples a scene of a given kind.
     """
     objects = int(rng.integers(1, LAYERS + 1)) if objects is None else objects
     return compose_scene(rng, config, scene_kind(int(rng.integers(_KINDS)), (objects,)), sources)
@@ -28,16 +28,16 @@ def sample_scene(
 def compose_scene(
     rng: np.random.Generator, config: SceneConfig, kind: SceneKind, sources: Sources = PROCEDURAL
 ) -> Scene:
-    """Draws a scene of a kind.
+    """Samples a scene of a kind.
 
     Args:
-      rng: everything random comes from it.
+      rng: the source of all randomness.
       config: sizes and ranges.
-      kind: numbers of objects, sort of background, motion and shape.
-      sources: folders, or the procedural stand-ins.
+      kind: number of objects, kind of background, motion and shape.
+      sources: of textures, silhouettes and background videos.
 
     Returns:
-      A record that holds every picture and path; `render` draws it.
+      A record with every sprite and path, for `render`.
 
     Source: OCLR section 3 and supplement B.
     """
@@ -46,7 +46,7 @@ def compose_scene(
     bodies, backdrop, parts = sample_background(rng, config, camera, sources, video)
     stationary = np.zeros((config.frames, LAYERS), bool)
     if kind.stationary:
-        stationary[:, : kind.objects] = sample_spells(rng, config.frames, kind.objects)
+        stationary[:, : kind.objects] = sample_pauses(rng, config.frames, kind.objects)
     effects: list[Effect] = []
     for layer in reversed(range(kind.objects)):
         body, own, cast = sample_object(
@@ -77,7 +77,7 @@ def compose_scene(
 
 
 def _sample_sensor(rng: np.random.Generator, config: SceneConfig, real: bool) -> Sensor:
-    # Real footage has its own blur, and its motion is not known exactly.
+    # Real footage has its own motion blur, and its motion is not known exactly.
     blurred = rng.random() < config.blurred and not real
     shutter = rng.uniform(0.1, 0.5) if blurred else 0.0
     noise = rng.uniform(0.5, config.max_noise) if rng.random() < config.noisy else 0.0

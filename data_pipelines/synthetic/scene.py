@@ -1,4 +1,4 @@
-"""What happens in a synthetic clip: plain records of arrays, complete before anything is drawn."""
+"""A synthetic clip before rendering: plain records of arrays."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 
 from data_pipelines.synthetic.plan import SceneKind
 
-# Layers of every sample; empty ones are last.
+# Number of layers of every sample; empty ones are last.
 LAYERS = 3
-# Layers of parts that are no object's: they belong to the background, or to the occluder.
+# `layer` of parts that belong to the background or to the occluder.
 BACKGROUND, OCCLUDER = -1, -2
-# Lengths and speeds below are in pixels of a frame this wide and scale with the rendered width.
+# Lengths and speeds below are in pixels of a frame of this width; they scale with the frame.
 REFERENCE_WIDTH = 448
 
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """What scenes are drawn from. Speeds are pixels per frame at a width of 448."""
+    """Sizes and ranges of scenes. Speeds are in pixels per frame at a width of 448."""
 
     # Frames of a clip.
     frames: int = 30
@@ -27,42 +27,42 @@ class SceneConfig:
     # The flow estimator's working resolution: RGB is rendered there.
     render_height: int = 256
     render_width: int = 448
-    # Object extent as a share of the frame height, drawn log-uniformly.
+    # Object extent as a fraction of the frame height; log-uniform.
     min_extent: float = 0.28
     max_extent: float = 1.3
-    # Share of clips without camera pan.
+    # Fraction of clips without camera pan.
     static_camera: float = 0.2
-    # Fastest pan; drawn log-uniformly from a 20th of it.
+    # Fastest pan; log-uniform from a 20th of it.
     max_pan: float = 14.0
-    # Fastest object; drawn log-uniformly from a tenth of it.
+    # Fastest object; log-uniform from a tenth of it.
     max_speed: float = 12.0
-    # Share of objects that the camera keeps near one place.
+    # Fraction of objects that the camera follows.
     followed: float = 0.55
-    # Least mean speed of an object relative to the background.
+    # Smallest mean speed of an object relative to the background.
     min_relative_speed: float = 1.2
-    # Share of objects with a cast shadow, and share with a reflection as in water; both move with
-    # the object and belong to the background.
+    # Fraction of objects with a cast shadow, and with a reflection as in water; both move with the
+    # object and belong to the background.
     shadows: float = 0.35
     reflections: float = 0.1
-    # Share of procedural backdrops with a region almost without texture, such as sky or road.
+    # Fraction of procedural backdrops with a nearly textureless region, such as sky or road.
     plain: float = 0.4
-    # Share of clips with motion blur; the shutter is open for up to half of the frame interval.
+    # Fraction of clips with motion blur; the shutter is open for up to half the frame interval.
     blurred: float = 0.3
-    # Share of clips with sensor noise, and its largest deviation in grey levels.
+    # Fraction of clips with sensor noise, and its largest standard deviation in grey levels.
     noisy: float = 0.5
     max_noise: float = 5.0
-    # Share of clips with compression artefacts, and the lowest JPEG quality.
+    # Fraction of clips with compression artefacts, and the lowest JPEG quality.
     compressed: float = 0.5
     min_quality: int = 30
 
 
 @dataclass(frozen=True)
 class Body:
-    """Something that moves as one: a background or an object with all its parts.
+    """Something that moves as a whole: a background, or an object with all its parts.
 
-    homographies: body canvas to rendered frame, pixels, one a frame.
+    homographies: from the body's canvas to the rendered frame, pixels, one per frame.
     bend: displacement of the canvas before the homography, at nodes `bend_step` pixels apart
-        (pixels), or None where the body keeps its shape.
+        (pixels), or None for a rigid body.
     """
 
     homographies: Float64[np.ndarray, "t 3 3"]
@@ -72,10 +72,12 @@ class Body:
 
 @dataclass(frozen=True)
 class Part:
-    """One sprite that is painted over what is behind it.
+    """A sprite that is painted over what is behind it.
 
-    sprite: RGB and coverage. pose: sprite pixels to the body's canvas, one a frame.
-    body: index of its body. layer: 0 is the object in front, `BACKGROUND`, or `OCCLUDER`.
+    sprite: RGB and coverage.
+    pose: from sprite pixels to the body's canvas, one per frame.
+    body: index of its body.
+    layer: index of its object, 0 in front; or `BACKGROUND`, or `OCCLUDER`.
     """
 
     sprite: UInt8[np.ndarray, "h w 4"]
@@ -86,21 +88,23 @@ class Part:
 
 @dataclass(frozen=True)
 class Footage:
-    """A real video as the backdrop; body 0 follows its camera as well as a homography can."""
+    """A real video as the backdrop; body 0 approximates its camera motion by homographies."""
 
     frames: UInt8[np.ndarray, "t h w 3"]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A cast shadow or a reflection: it moves with an object and is no object.
+    """A cast shadow or a reflection, which moves with an object.
 
-    It changes the brightness of the background and owns no pixel: masks and exact flow there are
-    the background's.
+    It changes the colours of the background; masks and exact flow there remain the background's.
 
-    layer: the object whose it is. matrix: canvas of that object's body to itself, to where the
-    shadow or the mirror image lies. strength: weight of what is painted, 0 to 1.
-    mirror: a reflection with the object's own texture, else a shadow. softness: blur, pixels.
+    layer: of the object that it belongs to.
+    matrix: maps the canvas of the object's body to the place of the shadow or mirror image, on the
+        same canvas.
+    strength: opacity, 0 to 1.
+    mirror: True for a reflection with the object's texture, False for a shadow.
+    softness: blur, pixels.
     """
 
     layer: int
@@ -112,10 +116,12 @@ class Effect:
 
 @dataclass(frozen=True)
 class Sensor:
-    """What the camera does to a picture, after all truth is taken.
+    """Degradation of the RGB frames by a camera; the ground truth is not affected.
 
-    shutter: share of the frame interval that it is open (0: no blur). noise: deviation, grey
-    levels. quality: of JPEG compression, 1 to 100 (0: none). seed: of the noise.
+    shutter: fraction of the frame interval in which the shutter is open (0: no motion blur).
+    noise: standard deviation, grey levels.
+    quality: of JPEG compression, 1 to 100 (0: none).
+    seed: of the noise.
     """
 
     shutter: float = 0.0
@@ -128,11 +134,11 @@ class Sensor:
 class Scene:
     """A clip before rendering.
 
-    bodies: 0 is the backdrop's.
-    backdrop: fills the frame at all times; a part is mirrored beyond its borders.
-    parts: what is in front of it, back to front.
+    bodies: index 0 is the background.
+    backdrop: fills the frame; a part is mirrored beyond its borders.
+    parts: in front of the backdrop, back to front.
     effects: shadows and reflections, painted over the background and behind every object.
-    stationary: whether layer k rides on the background between frame t - 1 and frame t.
+    stationary: whether layer k moves with the background between frames t - 1 and t.
     """
 
     config: SceneConfig

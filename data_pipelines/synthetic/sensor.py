@@ -1,4 +1,4 @@
-"""What a camera does to pictures: motion blur, noise, compression."""
+"""Degradation by a camera: motion blur, noise, compression."""
 
 import cv2
 import numpy as np
@@ -7,19 +7,19 @@ from jaxtyping import Float32, UInt8
 from data_pipelines.synthetic.scene import Sensor
 from oclr_jax.flow.resize import resize_flow
 
-_EXPOSURES = 5  # pictures that are averaged for motion blur
-_SLACK = 32  # the noise is this much larger than a frame, and shifted from frame to frame
+_EXPOSURES = 5  # images that are averaged for motion blur
+_SLACK = 32  # pixels by which the noise is larger than a frame; its offset differs per frame
 
 
 def expose(
     video: UInt8[np.ndarray, "t h w 3"], flow: Float32[np.ndarray, "t gh gw 2"], sensor: Sensor
 ) -> None:
-    """Changes the frames in place.
+    """Degrades the frames in place.
 
     Args:
       video: ideal RGB frames.
-      flow: from each frame to the next, pixels of its own grid; blur runs along it.
-      sensor: how much of what.
+      flow: from each frame to the next, pixels of its own grid; the direction of motion blur.
+      sensor: amounts.
     """
     height, width = video.shape[1:3]
     noise = None
@@ -36,7 +36,7 @@ def expose(
             grain = noise[top : top + height, left : left + width]
             cv2.add(frame, grain, dst=frame, dtype=cv2.CV_8U)
         if sensor.quality:
-            coded = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)  # the order that the coder wants
+            coded = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)  # the encoder's order
             _, data = cv2.imencode(".jpg", coded, [cv2.IMWRITE_JPEG_QUALITY, sensor.quality])
             frame[:] = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
 
@@ -44,9 +44,9 @@ def expose(
 def _blur(
     frame: UInt8[np.ndarray, "h w 3"], flow: Float32[np.ndarray, "gh gw 2"], shutter: float
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Mean of the picture along its motion while the shutter is open."""
+    """The mean of the frame along its motion while the shutter is open."""
     height, width = frame.shape[:2]
-    # Smoothed, so that an outline is blurred on both of its sides.
+    # Smoothed, so that outlines are blurred on both sides.
     streak = cv2.GaussianBlur(resize_flow(flow, height, width), (0, 0), 2.0) * np.float32(shutter)
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     total = np.zeros(frame.shape, np.float32)

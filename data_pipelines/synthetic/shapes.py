@@ -1,4 +1,4 @@
-"""Object shapes: polygons, blobs, given silhouettes and articulated figures, parts with joints."""
+"""Object shapes: polygons, blobs, given silhouettes and articulated figures."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,13 @@ _SHIFT = 4
 
 @dataclass(frozen=True)
 class Limb:
-    """One rigid piece of a figure, drawn in the object's own square canvas.
+    """A rigid part of a figure, on the object's square canvas.
 
-    alpha: coverage of the piece, 0 to 255.
-    parent: index of the piece it hangs on, -1 for the trunk; parents come before children.
+    alpha: coverage, 0 to 255.
+    parent: index of the limb it is attached to, -1 for the trunk; parents come first.
     pivot: joint with the parent, in canvas pixels (x, y).
-    swing: amplitude of the joint's rotation, radians; phase: its phase, radians.
+    swing: amplitude of the joint's rotation, radians.
+    phase: of the joint's rotation, radians.
     """
 
     alpha: UInt8[np.ndarray, "s s"]
@@ -29,22 +30,24 @@ class Limb:
 
 @dataclass(frozen=True)
 class Shape:
-    """limbs: pieces from back to front; control: control points of the thin-plate spline [n 2]."""
+    """An object's shape: limbs back to front, and control points of its thin-plate spline."""
 
     limbs: tuple[Limb, ...]
     control: Float64[np.ndarray, "n 2"]
 
 
 def polygon(rng: np.random.Generator, size: int) -> Shape:
-    """A polygon of 3 to 8 vertices, convex or not, whose vertices keep a minimum distance.
+    """Samples a polygon of 3 to 8 vertices, convex or not, with a minimum vertex distance.
 
-    Source: OCLR section 3 and supplement B.2. The vertices are the control points. `size` is the
-    canvas side in pixels; a quarter of it is left around the shape for the deformation.
+    The vertices are the control points. `size` is the side of the canvas in pixels; a quarter of it
+    is margin for the deformation.
+
+    Source: OCLR section 3 and supplement B.2.
     """
     count = int(rng.integers(3, 9))
     minimum = 0.9 / count
     while True:
-        # Angles in order give a simple polygon; free radii make it convex or not.
+        # Sorted angles give a simple polygon; random radii make it convex or not.
         angle = np.sort(rng.uniform(0, 2 * np.pi, count))
         radius = rng.uniform(0.35, 1.0, count)
         points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
@@ -60,7 +63,7 @@ def polygon(rng: np.random.Generator, size: int) -> Shape:
 
 
 def blob(rng: np.random.Generator, size: int) -> Shape:
-    """A smooth closed silhouette without joints; control points on a uniform grid (section 3)."""
+    """Samples a smooth silhouette without joints; control points on a uniform grid (section 3)."""
     outline = _blob_outline(rng, elongation=rng.uniform(0.45, 1.0), roughness=rng.uniform(0.1, 0.4))
     turn = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
@@ -72,7 +75,7 @@ def blob(rng: np.random.Generator, size: int) -> Shape:
 
 
 def bar(rng: np.random.Generator, size: int) -> Shape:
-    """A trunk, post or rail: long, thin, nearly upright or nearly level."""
+    """Samples a bar, such as a post or rail: long, thin, nearly vertical or nearly horizontal."""
     angle = rng.normal(0, 0.12) + (np.pi / 2 if rng.random() < 0.7 else 0)
     reach = 0.45 * np.array([np.cos(angle), np.sin(angle)])
     width = rng.uniform(0.03, 0.12)
@@ -82,9 +85,9 @@ def bar(rng: np.random.Generator, size: int) -> Shape:
 
 
 def from_mask(rng: np.random.Generator, mask: Bool[np.ndarray, "h w"], size: int) -> Shape:
-    """A given silhouette, turned by any angle and fitted into the canvas (supplement B.2).
+    """A given silhouette, rotated by a random angle and fitted into the canvas (supplement B.2).
 
-    `mask` has at least one pixel. Control points are a uniform grid (section 3).
+    `mask` is not empty. Control points are a uniform grid (section 3).
     """
     left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
     part = mask[top : top + height, left : left + width].astype(np.uint8) * 255
@@ -94,16 +97,16 @@ def from_mask(rng: np.random.Generator, mask: Bool[np.ndarray, "h w"], size: int
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shift = size / 2 - turn @ [(width - 1) / 2, (height - 1) / 2]
     matrix = np.concatenate([turn, shift[:, None]], 1)
-    if scale < 1:  # warping takes single pixels, so what shrinks is smoothed before
+    if scale < 1:  # warping does not average, so smooth before shrinking
         part = cv2.GaussianBlur(part, (0, 0), 0.5 / scale, borderType=cv2.BORDER_CONSTANT)
     alpha = cv2.warpAffine(part, matrix, (size, size), flags=cv2.INTER_LINEAR)
     return Shape((_trunk(alpha),), _control_grid(size))
 
 
 def figure(rng: np.random.Generator, size: int) -> Shape:
-    """An articulated silhouette: a trunk with limbs, neck, head and tail that move by themselves.
+    """Samples an articulated figure: a trunk with limbs, neck, head and tail.
 
-    One object and one layer whatever its parts do. Four-legged, two-legged or free plans.
+    It is one object and one layer. It has four legs, two legs, or limbs at random.
     """
     plan = _PLANS[int(rng.integers(len(_PLANS)))](rng)
     scale = size * 0.42 / plan.reach()
@@ -121,7 +124,7 @@ def figure(rng: np.random.Generator, size: int) -> Shape:
 def crop(
     alpha: UInt8[np.ndarray, "h w"], image: UInt8[np.ndarray, "h w 3"]
 ) -> tuple[UInt8[np.ndarray, "a b 4"], Float64[np.ndarray, "2"]]:
-    """Sprite of the covered rectangle with a transparent rim, and the rectangle's corner (x, y)."""
+    """The sprite of the covered rectangle with a transparent rim, and its corner (x, y)."""
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     top, left = max(rows[0] - 2, 0), max(columns[0] - 2, 0)
     bottom, right = rows[-1] + 3, columns[-1] + 3
@@ -141,7 +144,7 @@ class _Bone:
 
 
 class _Plan:
-    """Bones of a figure in units of the trunk's half length, drawn in the order they are added."""
+    """The bones of a figure in units of the trunk's half length, painted in this order."""
 
     def __init__(self, rng: np.random.Generator, trunk: np.ndarray):
         self.rng = rng
@@ -151,7 +154,7 @@ class _Plan:
         return max(float(np.abs(bone.outline).max()) for bone in self.bones)
 
     def limb(self, start, angle: float, lengths, widths, swing: float, phase: float) -> None:
-        """A chain of tapered segments from `start`; each joint swings and lags the one above."""
+        """Adds a chain of tapered segments from `start`; each joint swings with a delay."""
         parent, start = 0, np.asarray(start, float)
         for index, length in enumerate(lengths):
             end = start + length * np.array([np.cos(angle), np.sin(angle)])
@@ -162,7 +165,7 @@ class _Plan:
             angle += self.rng.normal(0, 0.25)
 
     def head(self, start, angle: float, length: float, width: float, size: float) -> None:
-        """A neck with a head at its end."""
+        """Adds a neck with a head at its end."""
         rng = self.rng
         phase, swing = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.45)
         self.limb(start, angle, [length], [width, width * 0.8], swing, phase)
@@ -220,7 +223,7 @@ _PLANS = (_four_legged, _two_legged, _free)
 
 
 def _blob_outline(rng: np.random.Generator, elongation: float, roughness: float) -> np.ndarray:
-    """Closed outline of half length 1 along x: an ellipse with low-frequency radius noise."""
+    """A closed outline of half length 1 along x: an ellipse with low-frequency noise."""
     angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     order = np.arange(2, 8)
     amplitude = roughness * rng.normal(0, 1, 6) / order
@@ -232,7 +235,7 @@ def _blob_outline(rng: np.random.Generator, elongation: float, roughness: float)
 
 
 def _capsule(start: np.ndarray, end: np.ndarray, width0: float, width1: float) -> np.ndarray:
-    """Outline of a segment with round ends of radius width0 and width1."""
+    """The outline of a segment with round ends of radius width0 and width1."""
     along = np.arctan2(end[1] - start[1], end[0] - start[0])
     turn = np.linspace(np.pi / 2, 3 * np.pi / 2, 12)
     back = start + width0 * np.stack([np.cos(along + turn), np.sin(along + turn)], 1)
@@ -246,7 +249,7 @@ def _area(points: np.ndarray) -> float:
 
 
 def _control_grid(size: int) -> np.ndarray:
-    """Uniform 4 x 4 grid over the object."""
+    """A uniform 4 x 4 grid over the object."""
     axis = np.linspace(0.15, 0.85, 4) * size
     return np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
 
@@ -257,7 +260,7 @@ def _fill(alpha: np.ndarray, outline: np.ndarray) -> None:
 
 
 def _cut_hole(rng: np.random.Generator, alpha: np.ndarray) -> None:
-    """An opening through which what is behind shows, somewhere in the middle of the piece."""
+    """Cuts a hole near the middle of a shape."""
     rows, columns = np.nonzero(alpha)
     low, high = np.array([columns.min(), rows.min()]), np.array([columns.max(), rows.max()])
     center = low + rng.uniform(0.35, 0.65, 2) * (high - low)

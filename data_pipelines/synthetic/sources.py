@@ -1,4 +1,4 @@
-"""What scenes are made of: folders of images, silhouettes and videos, or procedural stand-ins."""
+"""Sources of scenes: folders of images, silhouettes and videos, or procedural substitutes."""
 
 import hashlib
 import os
@@ -23,12 +23,12 @@ from oclr_jax.video.reader import open_video
 from oclr_jax.video.resize import resize_image
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
-# Of a larger folder, so many files are used, evenly over their sorted names: looking at each takes
+# Of a larger folder this many files are used, evenly spaced in sorted order: checking each takes
 # milliseconds, and 4,608 sequences need no more.
 MOST_FILES = 20_000
-# Silhouettes whose box has a shorter side than this are specks, or slivers at the frame's border.
+# Silhouettes whose bounding box has a shorter side (pixels) are specks or cut by the frame.
 SMALLEST_SILHOUETTE = 24
-# Most frames that are passed over in a background video to start at a random one.
+# Largest index of the random first frame of a background video.
 _LONGEST_START = 300
 _VIDEO_ATTEMPTS = 10
 
@@ -39,8 +39,10 @@ _T = TypeVar("_T")
 class Folder:
     """A source on disk.
 
-    path: the folder. files: names relative to it that can be read. broken: those that cannot.
-    digest: of all names and sizes; tells whether two folders hold the same files.
+    path: the folder.
+    files: names of the readable files, relative to it.
+    broken: names of the unreadable files.
+    digest: of all names and sizes; two folders with the same files have the same digest.
     """
 
     path: Path
@@ -49,7 +51,7 @@ class Folder:
     digest: str
 
     def settings(self) -> dict[str, Any]:
-        """What is recorded of it: nothing of where it lies on this machine."""
+        """The record of the folder in a dataset, without its path on this machine."""
         return {
             "name": self.path.resolve().name,
             "files": len(self.files),
@@ -61,9 +63,9 @@ class Folder:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where textures, silhouettes and background videos come from; None is procedural.
+    """Where textures, silhouettes and background videos come from; None means procedural.
 
-    objects: of every file of `silhouettes`, the ids that are large enough.
+    objects: for every file of `silhouettes`, the ids of objects that are large enough.
     """
 
     images: Folder | None = None
@@ -72,14 +74,14 @@ class Sources:
     objects: tuple[tuple[int, ...], ...] = ()
 
     def settings(self) -> dict[str, Any]:
-        """What is recorded with a dataset."""
+        """The record of the sources in a dataset."""
         named = {"images": self.images, "silhouettes": self.silhouettes, "videos": self.videos}
         return {name: folder and folder.settings() for name, folder in named.items()}
 
     def texture(
         self, rng: np.random.Generator, height: int, width: int
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """A textured image: a random crop of a file, flipped and colour-jittered, or procedural."""
+        """Samples an image: a random crop of a file, flipped and colour-jittered, or procedural."""
         if self.images is None:
             return texture(rng, height, width)
         name = self.images.files[int(rng.integers(len(self.images.files)))]
@@ -87,7 +89,7 @@ class Sources:
         return jitter_colours(rng, random_crop(rng, image[None], height, width))[0]
 
     def silhouette(self, rng: np.random.Generator, size: int) -> Shape:
-        """A real silhouette, resized and turned, or an articulated figure or blob."""
+        """Samples a shape: a silhouette of a file, resized and rotated, or a figure or blob."""
         if self.silhouettes is None:
             return (blob if rng.random() < 0.2 else figure)(rng, size)
         index = int(rng.integers(len(self.silhouettes.files)))
@@ -97,20 +99,18 @@ class Sources:
     def footage(
         self, rng: np.random.Generator, frames: int, height: int, width: int
     ) -> UInt8[np.ndarray, "t h w 3"]:
-        """A background video (supplement B.1).
+        """Samples a background video (supplement B.1).
 
-        Forward or backward, at every frame, every second or every third one, from a random start,
-        cropped, flipped, mirrored up and down, colour-jittered; one that is too short goes there
-        and back.
+        It has a random start, direction and stride (1 to 3), and is cropped, flipped and
+        colour-jittered at random. A video that is too short is played back and forth.
         """
         step = int(rng.integers(1, 4))
         clip = self._read_a_video(rng, (frames - 1) * step + 1)[::step]
         if rng.random() < 0.5:
             clip = clip[::-1]
-        there_and_back = [*range(len(clip)), *range(len(clip) - 2, 0, -1)] or [0]
-        order = np.resize(there_and_back, frames)
+        back_and_forth = [*range(len(clip)), *range(len(clip) - 2, 0, -1)] or [0]
+        order = np.resize(back_and_forth, frames)
         shown = random_crop(rng, np.stack(clip), height, width)
-        # Seen upside down a video moves as one of a mirror of water does.
         if rng.random() < 0.1:
             shown = shown[:, ::-1]
         return np.ascontiguousarray(jitter_colours(rng, shown)[order])
@@ -118,7 +118,7 @@ class Sources:
     def _read_a_video(
         self, rng: np.random.Generator, wanted: int
     ) -> list[UInt8[np.ndarray, "h w 3"]]:
-        # A file that opens may still break off; then another is taken.
+        # A file that can be opened may still be damaged further on; then another is read.
         for _ in range(_VIDEO_ATTEMPTS):
             name = self.videos.files[int(rng.integers(len(self.videos.files)))]
             try:
@@ -127,7 +127,7 @@ class Sources:
                 continue
         raise UserError(
             f"{_VIDEO_ATTEMPTS} background videos in a row could not be read (the last is "
-            f"{self.videos.path / name}); remove what is broken."
+            f"{self.videos.path / name}); remove the damaged files."
         )
 
 
@@ -139,17 +139,17 @@ def open_sources(
     silhouettes: str | os.PathLike | None = None,
     videos: str | os.PathLike | None = None,
 ) -> Sources:
-    """Opens the named folders and looks at their files; None stays procedural.
+    """Opens folders and checks their files; None means procedural.
 
     Args:
-      images: jpg or png files, in any depth of folders.
+      images: jpg or png files at any depth.
       silhouettes: annotations in the layout of DAVIS or YouTube-VOS: a folder of indexed png files
-        for each sequence, pixel value = object id, 0 and 255 no object.
+        for each sequence, pixel value = object id, 0 and 255 = no object.
       videos: video files, or a folder of frames for each video.
 
     Raises:
-      UserError: a folder is missing, or holds nothing of its kind that can be read. Broken files
-        are left out, and named in `broken`.
+      UserError: a folder is missing or has no readable file of its kind. Unreadable files are
+        skipped and listed in `broken`.
     """
     objects: tuple[tuple[int, ...], ...] = ()
     found: dict[str, Folder] = {}
@@ -159,7 +159,7 @@ def open_sources(
     if silhouettes is not None:
         files = _find(Path(silhouettes), (".png",))
         folder, objects = _open("silhouettes", Path(silhouettes), files, _large_objects)
-        # Files without an object are no fault of theirs.
+        # Files without an object are not broken.
         kept = [(name, ids) for name, ids in zip(folder.files, objects, strict=True) if ids]
         if not kept:
             raise UserError(
@@ -177,7 +177,7 @@ def open_sources(
 def random_crop(
     rng: np.random.Generator, images: UInt8[np.ndarray, "t h w 3"], height: int, width: int
 ) -> UInt8[np.ndarray, "t H W 3"]:
-    """The same window of every image, at least half of what fits, flipped half of the time."""
+    """A random crop, the same for all images, of at least half the size, flipped at random."""
     h, w = images.shape[1:3]
     share = rng.uniform(0.5, 1) * min(h / height, w / width)
     rows, columns = max(1, int(height * share)), max(1, int(width * share))
@@ -197,45 +197,46 @@ def _find(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _find_videos(folder: Path) -> list[Path]:
-    """Video files anywhere below, and the folders that hold images."""
+    """Video files at any depth, and folders with images."""
     files = _find(folder, VIDEO_SUFFIXES)
     return sorted([*files, *{path.parent for path in _find(folder, IMAGE_SUFFIXES)}])
 
 
 def _open(
-    kind: str, folder: Path, paths: list[Path], look: Callable[[Path], _T]
+    kind: str, folder: Path, paths: list[Path], inspect: Callable[[Path], _T]
 ) -> tuple[Folder, tuple[_T, ...]]:
-    """Looks at every file; gives those that could be read, and what was seen in each."""
+    """Inspects every file; returns the readable ones and the results of `inspect`."""
     if not paths:
         raise UserError(f"The source folder {folder} has no {kind}; name one that has.")
     if len(paths) > MOST_FILES:
         chosen = np.linspace(0, len(paths) - 1, MOST_FILES).round().astype(int)
         paths = [paths[index] for index in chosen]
     with ThreadPoolExecutor() as pool:
-        seen = list(pool.map(lambda path: _look(look, path), paths))
+        results = list(pool.map(lambda path: _inspect(inspect, path), paths))
     names = [path.relative_to(folder).as_posix() for path in paths]
-    good = [(name, value) for name, value in zip(names, seen, strict=True) if value is not None]
-    broken = tuple(name for name, value in zip(names, seen, strict=True) if value is None)
+    good = [(name, value) for name, value in zip(names, results, strict=True) if value is not None]
+    broken = tuple(name for name, value in zip(names, results, strict=True) if value is None)
     if not good:
         raise UserError(
             f"None of the {len(paths)} {kind} in {folder} can be read (the first is {names[0]}); "
             "name another folder."
         )
-    used = [paths[index] for index, value in enumerate(seen) if value is not None]
+    used = [paths[index] for index, value in enumerate(results) if value is not None]
     files, values = zip(*good, strict=True)
     return Folder(folder, files, broken, _digest(files, used)), values
 
 
-def _look(look: Callable[[Path], _T], path: Path) -> _T | None:
+def _inspect(inspect: Callable[[Path], _T], path: Path) -> _T | None:
+    """The result of `inspect`, None if the file cannot be read."""
     try:
-        return look(path)
+        return inspect(path)
     except (UserError, OSError, SyntaxError, ValueError):
         return None
 
 
 def _image_opens(path: Path) -> bool:
     with Image.open(path) as image:
-        image.draft("RGB", (64, 64))  # a JPEG is then decoded at an eighth of its size
+        image.draft("RGB", (64, 64))  # decodes a JPEG at an eighth of its size
         image.load()
     return True
 
@@ -257,7 +258,7 @@ def _read_ids(path: Path) -> UInt8[np.ndarray, "h w"]:
         if image.mode in ("1", "L"):
             return (np.asarray(image.convert("L")) > 127).astype(np.uint8)
         if image.mode != "P":
-            raise ValueError(f"{path} is no indexed image")
+            raise ValueError(f"{path} is not an indexed image")
         return np.asarray(image)
 
 
@@ -269,7 +270,7 @@ def _video_opens(path: Path) -> bool:
 def _read_frames(
     rng: np.random.Generator, path: Path, wanted: int
 ) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """At most `wanted` frames of a video in a row, from a random one on."""
+    """At most `wanted` consecutive frames of a video, from a random one on."""
     video = open_video(path)
     count = video.expected_frames or wanted
     start = int(rng.integers(max(0, min(count - wanted, _LONGEST_START)) + 1))

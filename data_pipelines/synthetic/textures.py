@@ -1,4 +1,4 @@
-"""Procedural textures with the statistics of natural images: a 1/f spectrum, regions, edges."""
+"""Procedural textures with statistics of natural images: a 1/f spectrum, regions, edges."""
 
 import cv2
 import numpy as np
@@ -26,16 +26,15 @@ def power_noise(
 
 
 def texture(rng: np.random.Generator, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-    """One opaque RGB image: coloured regions with soft or sharp borders, each with its own grain.
+    """Samples an RGB image: coloured regions with soft or sharp borders, each with its own grain.
 
-    Some regions are nearly plain, as sky and paint are: an optical-flow estimator must meet the
-    places where it fails.
+    Some regions are nearly textureless, so that optical-flow estimators fail as in real videos.
     """
     regions = int(rng.integers(2, 7))
     layout = power_noise(rng, height, width, exponent=rng.uniform(1.2, 2.2))
     grain = power_noise(rng, height, width, exponent=rng.uniform(0.6, 1.3))
     shade = power_noise(rng, height, width, exponent=1.8)
-    # Colours differ in brightness first and in hue second, as those of photographs do.
+    # As in photographs, colours differ more in brightness than in hue.
     base = rng.uniform(40, 215) + rng.normal(0, 25, 3)
     spread = rng.uniform(15, 60)
     palette = base + rng.normal(0, spread, (regions, 1)) + rng.normal(0, 0.4 * spread, (regions, 3))
@@ -51,17 +50,16 @@ def texture(rng: np.random.Generator, height: int, width: int) -> UInt8[np.ndarr
     relief = grain * strength.astype(np.float32)[labels] + shade * np.float32(rng.uniform(0, 18))
     image = np.clip(colour + relief[..., None] * tint, 0, 255).astype(np.uint8)
     _draw_edges(rng, image)
-    # A lens passes little at the finest scale; without this, moved pixels would alias.
+    # As a lens does, this removes the finest scale, which would alias under motion.
     return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.6, 1.0))
 
 
 def add_plain_region(
     rng: np.random.Generator, image: UInt8[np.ndarray, "h w 3"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with a region above or below an uneven line that has next to no texture.
+    """Adds a nearly textureless region above or below an uneven line, such as sky or road.
 
-    Sky, water, road, a wall: nothing there tells an optical-flow estimator where it went, and real
-    videos are full of it.
+    Optical flow cannot be estimated there, and real videos often have such regions.
     """
     height, width = image.shape[:2]
     course = np.cumsum(rng.normal(0, 1, width // 8 + 2))
@@ -73,7 +71,7 @@ def add_plain_region(
     above = rng.random() < 0.6
     depth = (line - np.arange(height)[:, None]) * (1 if above else -1)
     weight = np.clip(depth / rng.uniform(1, 12) + 0.5, 0, 1).astype(np.float32)[..., None]
-    # A slow change of brightness along the rows and hue near grey, with grain below one level.
+    # A brightness ramp over the rows and a hue near grey.
     ramp = np.linspace(0, rng.normal(0, 25), height)[:, None, None]
     tone = np.clip(rng.uniform(40, 240) + ramp + rng.normal(0, 12, 3), 0, 255).astype(np.float32)
     return np.rint(weight * tone + (1 - weight) * image).astype(np.uint8)
@@ -82,7 +80,7 @@ def add_plain_region(
 def jitter_colours(
     rng: np.random.Generator, images: UInt8[np.ndarray, "t h w 3"]
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """The same random change of contrast, brightness and colour balance to all images."""
+    """Changes contrast, brightness and colour balance of all images in the same random way."""
     gain = rng.uniform(0.7, 1.3) * (1 + 0.08 * rng.standard_normal(3))
     offset = rng.uniform(-30, 30) + 128 - 128 * gain.mean()
     levels = np.clip(np.arange(256)[:, None] * gain + offset, 0, 255).astype(np.uint8)
@@ -90,7 +88,7 @@ def jitter_colours(
 
 
 def _draw_edges(rng: np.random.Generator, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Adds straight and curved strokes: the sharp, oriented edges that noise does not have."""
+    """Draws straight and curved strokes: sharp oriented edges, which noise does not have."""
     height, width = image.shape[:2]
     for _ in range(int(rng.integers(0, 9))):
         colour = tuple(int(c) for c in np.clip(rng.uniform(0, 255) + rng.normal(0, 25, 3), 0, 255))

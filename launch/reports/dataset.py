@@ -1,8 +1,8 @@
-"""A page about a generated dataset, with pictures, beside others and beside real videos.
+"""Writes an HTML report of generated datasets, compared with real videos.
 
 `python launch/reports/dataset.py data/oclr_syn/syn_val/2.0.0 --real DAVIS --output report.html`.
-Several datasets are compared, as a version with the one before. Statistics of flow are of the
-estimated flow to the next frame on the model grid, for rendered and for real videos alike.
+Several datasets, such as two versions, can be compared. Flow statistics are of the estimated flow
+to the next frame on the model grid, of rendered and real videos alike.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# `launch` is run from a checkout, installed or not.
+# Runs from a checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import cv2
@@ -35,18 +35,18 @@ from oclr_jax.video.png import read_ids
 from oclr_jax.video.reader import open_video
 from oclr_jax.video.resize import resize_image
 
-# Name of a statistic, what it says, and whether real videos without layers have it.
+# Name and description of every statistic.
 STATISTICS = {
-    "size": "area of all objects together, share of the frame",
-    "flow": "median length of the flow, px",
-    "speed": "speed of the objects against the background, px",
-    "background": "what an affine motion leaves of the background's flow, px",
-    "articulation": "what an affine motion leaves of the objects' flow, px",
-    "sharpness": "share of the flow's step at outlines that lies within 2 px of them",
+    "size": "area of all objects together, fraction of the frame",
+    "flow": "median magnitude of the flow, px",
+    "speed": "speed of the objects relative to the background, px",
+    "background": "residual of an affine fit to the background's flow, px",
+    "articulation": "residual of an affine fit to the objects' flow, px",
+    "sharpness": "fraction of the flow's step at outlines within 2 px of them",
     "objects": "number of objects",
-    "object size": "area of one object, share of the frame",
-    "visibility": "seen share of an object",
-    "overlap": "share of an object that lies behind another or behind the occluder",
+    "object size": "area of one object, fraction of the frame",
+    "visibility": "visible fraction of an object",
+    "overlap": "fraction of an object behind another or behind the occluder",
 }
 _PERCENTILES = (5, 25, 50, 75, 95)
 
@@ -54,13 +54,19 @@ Values = dict[str, list[float]]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parses the command line and writes the page; returns the exit status."""
+    """Parses the command line and writes the report; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("datasets", nargs="+", type=Path, help="folders with dataset_info.json")
-    parser.add_argument("--real", type=Path, help="real videos with masks, layout of DAVIS2016")
+    parser.add_argument(
+        "--real", type=Path, help="folder of real videos with masks, in the layout of DAVIS2016"
+    )
     parser.add_argument("--output", type=Path, default=Path("report.html"))
-    parser.add_argument("--sequences", type=int, default=96, help="of each dataset, at most")
-    parser.add_argument("--sheets", type=int, default=6, help="contact sheets of the first dataset")
+    parser.add_argument(
+        "--sequences", type=int, default=96, help="largest number of sequences of each dataset"
+    )
+    parser.add_argument(
+        "--sheets", type=int, default=6, help="number of contact sheets of the first dataset"
+    )
     options = parser.parse_args(arguments)
     return run_command("dataset", lambda: _report(options))
 
@@ -73,16 +79,17 @@ def _report(options: argparse.Namespace) -> None:
 def write_report(
     datasets: list[Path], real: Path | None, output: Path, sequences: int, sheets: int
 ) -> None:
-    """Writes one HTML file that needs no other.
+    """Writes the report as one self-contained HTML file.
 
     Args:
-      datasets: TFDS folders of `oclr_syn`; the first is the one shown.
+      datasets: TFDS folders of `oclr_syn`; contact sheets show the first.
       real: a folder with `JPEGImages/480p` and `Annotations/480p`, or None.
-      output: the page.
-      sequences: how many sequences of each dataset are looked at, evenly over it.
-      sheets: how many contact sheets are shown.
+      output: the HTML file.
+      sequences: largest number of sequences of each dataset, evenly spaced.
+      sheets: number of contact sheets.
 
-    Raises UserError where a folder is not what it should be.
+    Raises:
+      UserError: a folder has another layout.
     """
     opened = [_open(folder) for folder in datasets]
     table = {}
@@ -105,7 +112,7 @@ def _open(folder: Path) -> tuple[tfds.core.DatasetBuilder, Any]:
     try:
         builder = tfds.builder_from_directory(folder)
         return builder, builder.as_data_source(next(iter(builder.info.splits)))
-    except Exception as error:  # TFDS has one for each file that may be missing or broken
+    except Exception as error:  # TFDS raises a different type for each missing or damaged file
         raise UserError(
             f"{folder} is not a dataset that launch/generate.py made; name the folder with its "
             "dataset_info.json."
@@ -130,7 +137,7 @@ def _of_dataset(source: Any, sequences: int, name: str) -> Values:
 
 
 def _of_videos(real: Path, metadata: dict[str, Any]) -> Values:
-    """The same of real videos, whose flow the dataset's estimator gives."""
+    """Statistics of real videos, with flow of the dataset's estimator."""
     values: Values = defaultdict(list)
     estimator = from_settings(dict(metadata["flow"]))
     height, width = metadata["scene"]["height"], metadata["scene"]["width"]
@@ -159,9 +166,9 @@ def _add(values: Values, one: dict[str, float]) -> None:
 
 
 def frame_statistics(flow: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """What can be told of one frame from its flow [h w 2], px, and the mask of its objects [h w].
+    """Statistics of one frame from its flow [h w 2], px, and the mask of its objects [h w].
 
-    Statistics that need objects or outlines are left out where there are none.
+    Statistics of objects and outlines are missing if there are none.
     """
     found = {"flow": float(np.median(np.linalg.norm(flow, axis=-1))), "size": float(mask.mean())}
     if not 0.002 < found["size"] < 0.9:
@@ -171,7 +178,7 @@ def frame_statistics(flow: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     found["background"] = float(np.mean(np.linalg.norm(background, axis=-1)[~mask]))
     found["articulation"] = float(np.mean(np.linalg.norm(inside, axis=-1)[mask]))
     found["speed"] = float(np.linalg.norm(background[mask].mean(0)))
-    # Distance to the outline, px: positive inside.
+    # Signed distance to the outline, px: positive inside.
     distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
     distance -= cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3)
     near = _step(background, distance, 0, 2)
@@ -182,7 +189,7 @@ def frame_statistics(flow: np.ndarray, mask: np.ndarray) -> dict[str, float]:
 
 
 def _affine(flow: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """The affine motion that fits the flow best where `where`, at all pixels."""
+    """The least-squares affine motion of the flow where `where`, at all pixels."""
     height, width = where.shape
     y, x = np.mgrid[:height, :width] / height
     basis = np.stack([np.ones_like(x), x, y], -1)
@@ -197,8 +204,8 @@ def _step(flow: np.ndarray, distance: np.ndarray, low: int, high: int) -> float 
 
 
 def _percentiles(table: dict[str, Values]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: percentiles of every statistic; of the real ones, the share that the first
-    data covers."""
+    """Head and rows: percentiles of every statistic; for real videos, the fraction of values that
+    the first dataset covers."""
     head = ["statistic", "data", *(f"{p} %" for p in _PERCENTILES), "within 1 to 99 % of the first"]
     rows = []
     first = next(iter(table.values()))

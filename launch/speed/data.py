@@ -1,7 +1,7 @@
-"""Speed of rendering, of estimating flow and of loading: `python launch/benchmark.py data`.
+"""Speed of rendering, flow estimation and loading: `python launch/benchmark.py data`.
 
-Rates are per core: work on one thread, divided by the processor time it took, so that what else
-runs on the machine does not count. Times that a training waits are wall-clock times.
+Rates are per core: work on one thread, divided by its processor time, so other processes do not
+count. Times that training waits for data are wall-clock times.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from data_pipelines.builders.generation import generate_dataset
 from data_pipelines.builders.oclr_syn import OclrSynConfig, render_seen
 from data_pipelines.loaders.batches import Loader
 from data_pipelines.loaders.clips import clip_fields, make_clip_loader
+from data_pipelines.loaders.rgb_clips import make_rgb_clip_loader
 from data_pipelines.loaders.sequences import Sequences, dataset_directory
 from data_pipelines.synthetic import SceneConfig
 from launch.speed.measure import write_json
@@ -28,7 +29,7 @@ from oclr_jax.flow.dis import DIS
 from oclr_jax.flow.gaps import gap_flows
 
 _RENDER_SIZES = ((128, 224), (256, 448))  # the model grid, and the estimator's resolution
-# What was measured, the figure, and its unit.
+# What was measured, the value, and its unit.
 _Row = tuple[str, float, str]
 
 
@@ -48,9 +49,11 @@ class _NoFlow:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `data` understands."""
+    """Adds the options of `data`."""
     parser.add_argument("--sequences", type=int, default=24, help="clips to render at each size")
-    parser.add_argument("--data_dir", help="only load, from here")
+    parser.add_argument(
+        "--data_dir", help="measure loading alone, of the dataset in this TFDS data directory"
+    )
     parser.add_argument("--config", default="syn_small", help="dataset in --data_dir")
     parser.add_argument("--batch_size", type=int, default=2, help="clips in a batch")
     parser.add_argument(
@@ -63,11 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Prints every figure as soon as it is there."""
+    """Prints every value as soon as it is measured."""
     cv2.setNumThreads(1)
-    logging.set_verbosity(logging.ERROR)  # TFDS warns of a configuration of our own
+    logging.set_verbosity(logging.ERROR)  # TFDS warns about custom configurations
     rows: dict[str, dict[str, float]] = {}
-    print("| what | figure | unit |\n|---|---|---|")
+    print("| what | value | unit |\n|---|---|---|")
     for what, figure, unit in _rows(options):
         rows[what] = {unit: figure}
         print(f"| {what} | {figure:.2f} | {unit} |", flush=True)
@@ -107,7 +110,7 @@ def _rendering(height: int, width: int, sequences: int) -> Iterator[_Row]:
         "render (RGB, flow, occlusion, masks)",
         "estimate flow (both gaps)",
         "encode (resize, JPEG)",
-        "all of it",
+        "total",
     )
     rates = sequences * scene.frames / np.append(seconds, seconds.sum())
     for what, rate in zip(kinds, rates, strict=True):
@@ -117,39 +120,46 @@ def _rendering(height: int, width: int, sequences: int) -> Iterator[_Row]:
 def _generation(
     folder: Path, processes: int, options: argparse.Namespace
 ) -> Generator[_Row, None, Path]:
-    """A whole dataset through `generate_dataset`, start of the processes included."""
+    """Generates a dataset, including the start of the processes."""
     splits = {"train": options.sequences}
     config = OclrSynConfig(name="benchmark", splits=splits, sequences_per_shard=2)
     start = time.perf_counter()
     directory, _ = generate_dataset(config, folder, DIS(), processes=processes, quiet=True)
     seconds = time.perf_counter() - start
     what = f"generate with {processes} processes"
-    yield what, options.sequences / seconds, "sequences/s by the clock"
+    yield what, options.sequences / seconds, "sequences/s, wall clock"
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    yield f"{what}: the largest so far", peak, "MiB of memory"
+    yield f"{what}: largest process so far", peak, "MiB of memory"
     return directory
 
 
 def _loading(directory: Path, options: argparse.Namespace) -> Iterator[_Row]:
+    """Reads sequences and makes batches of clips of flow, then of RGB clips."""
     sequences = Sequences(directory, "train", clip_fields("estimated"))
     size = sum(path.stat().st_size for path in directory.iterdir()) / len(sequences)
     yield "a sequence on disk", size / 1e6, "MB"
     read = _cpu_seconds(sequences.__getitem__, min(len(sequences), 20))
     yield "read a sequence, median", 1e3 * statistics.median(read), "ms of a core"
     scene = SceneConfig()
-    loader = make_clip_loader(
-        directory,
-        "train",
-        frames=scene.frames,
-        batch_size=options.batch_size,
-        height=scene.height,
-        width=scene.width,
-        train=True,
-        workers=options.workers,
-    )
+    batches = {
+        "frames": scene.frames,
+        "batch_size": options.batch_size,
+        "height": scene.height,
+        "width": scene.width,
+        "train": True,
+        "workers": options.workers,
+    }
+    loader = make_clip_loader(directory, "train", **batches)
     clips = f"{options.batch_size} clips of {scene.frames} frames, {scene.height}x{scene.width}"
-    made = _cpu_seconds(loader.__getitem__, 10)
-    yield f"make a batch of {clips}, median", 1e3 * statistics.median(made), "ms of a core"
+    seconds = _cpu_seconds(loader.__getitem__, 10)
+    yield f"make a batch of {clips}, median", 1e3 * statistics.median(seconds), "ms of a core"
+    rgb_loader = make_rgb_clip_loader(directory, "train", **batches)
+    seconds = _cpu_seconds(rgb_loader.__getitem__, 10)
+    yield (
+        f"make a batch of {clips} with RGB, median",
+        1e3 * statistics.median(seconds),
+        "ms of a core",
+    )
     waited = _waits(loader, options.steps, options.step_s)
     steps = f"{options.steps} steps of {options.step_s:g} s, {options.workers} workers"
     yield f"blocked in next(), median of {steps}", 1e3 * statistics.median(waited), "ms"
@@ -158,7 +168,7 @@ def _loading(directory: Path, options: argparse.Namespace) -> Iterator[_Row]:
 
 
 def _waits(loader: Loader, steps: int, step_s: float) -> list[float]:
-    """Seconds that each step waits for its batch, where its own work is `step_s` off this core."""
+    """Seconds that each step waits for its batch if its own work takes `step_s` elsewhere."""
     batches = loader.iterate()
     next(batches)
     waited = []
@@ -172,7 +182,7 @@ def _waits(loader: Loader, steps: int, step_s: float) -> list[float]:
 
 
 def _cpu_seconds(work: Callable[[int], object], count: int) -> list[float]:
-    """Processor seconds of `work` for each number below `count`."""
+    """Processor seconds of `work(index)` for each index below `count`."""
     seconds = []
     for index in range(count):
         start = time.process_time()

@@ -1,7 +1,7 @@
-"""Size, precision and reading time of ways to store clips: `python launch/benchmark.py encodings`.
+"""Size, precision and read time of encodings of clips: `python launch/benchmark.py encodings`.
 
-Every way is written into an array_record file as the builders write it, one sequence per record,
-and read back; times are of one core. The way that the builders take is marked.
+Clips are written to an array_record file as the builders do, one sequence per record, and read
+back; times are of one core. The encoding that the builders use is marked with *.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from oclr_jax.flow.dis import DIS
 from oclr_jax.flow.gaps import gap_flows
 from oclr_jax.flow.resize import resize_flow
 
-_ZERO = 2**15  # of flow as whole numbers of steps
+_ZERO = 2**15  # zero flow as an unsigned integer
 
 
 class Encoding(NamedTuple):
-    """A way to store an array of a sequence: `decode(encode(x), x)` is x, nearly."""
+    """An encoding of an array of a sequence: `decode(encode(x), x)` is approximately x."""
 
     name: str
     encode: Callable[[np.ndarray], bytes]
@@ -49,7 +49,7 @@ def _as(dtype: type) -> Callable[[bytes, np.ndarray], np.ndarray]:
 
 
 def _png_encode(image: np.ndarray) -> bytes:
-    """A stack of planes as one tall image, so that a sequence is one PNG."""
+    """Encodes a stack of planes as one tall image, so that a sequence is one PNG."""
     return cv2.imencode(".png", image.reshape(-1, image.shape[2]))[1].tobytes()
 
 
@@ -109,12 +109,12 @@ MASK_ENCODINGS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `encodings` understands."""
+    """Adds the options of `encodings`."""
     parser.add_argument("--sequences", type=int, default=8, help="clips to render and store")
 
 
 def main(options: argparse.Namespace) -> None:
-    """Prints a table for flow, one for masks and one for frames."""
+    """Prints tables for flow, masks and frames."""
     cv2.setNumThreads(1)
     scene = SceneConfig()
     config = OclrSynConfig(name="benchmark", scene=scene)
