@@ -21,8 +21,9 @@ from oclr_jax.video.resize import resize_image
 class RefinerVideo:
     """What refiners see of a video, apart from its tracks.
 
-    Frames and features are streamed; flow and probabilities lie in a temporary file, of which one
-    frame is read at a time. So memory does not grow with the length of the video.
+    Frames that only repeat an earlier one are left out; they get its masks later. Frames and
+    features are streamed. Flow and probabilities lie in a temporary file, of which one frame is
+    read at a time. So memory does not grow with the length of the video.
     """
 
     clip: Clip  # name, size, frame count and shots

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from oclr_jax import storage
 from oclr_jax.errors import UserError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
@@ -78,8 +79,7 @@ KNOWN = (
 
 def cache_folder() -> Path:
     """The folder in which users put weights to be found by name."""
-    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(caches) / "oclr_jax" / "weights"
+    return storage.cache_folder("weights")
 
 
 def find_weights(name_or_path: str | os.PathLike) -> Path:
