@@ -91,6 +91,11 @@ def open_clip(
             yield image
 
     shots, repeats = _shots_and_repeats(images())
+    if video.not_shown:
+        text = (
+            f"{video.path} has {video.not_shown} pictures that cannot be shown; they are left out."
+        )
+        warnings.warn(text, InputWarning, stacklevel=2)
     times, fps = frame_times(stamps, video.rate, video.tick)
     return Clip(
         name=video.path.name if video.path.is_dir() else video.path.stem,

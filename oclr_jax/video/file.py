@@ -14,6 +14,7 @@ from av.sidedata.sidedata import Type
 from jaxtyping import UInt8
 
 from oclr_jax.errors import UserError
+from oclr_jax.video.containers import lacks_frames
 from oclr_jax.video.images import IMAGE_SUFFIXES
 from oclr_jax.video.orientation import Orientation, matrix_orientation
 
@@ -24,7 +25,7 @@ _THREADS = 8
 # Larger frames are taken for a damaged header: 16384 x 16384.
 _MAX_PIXELS = 1 << 28
 # Formats whose header announces a duration that a whole file reaches; others have estimates.
-_ANNOUNCING = ("matroska", "mov", "avi")
+_ANNOUNCING = ("matroska", "mov", "avi", "flv")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Damage:
 
     whole: frozenset[int]  # numbers of the usable packets, in the order of the file
     frames: int  # that the usable packets hold
-    announced: int  # frames of the undamaged file, as far as it can be known
+    announced: int  # frames of the undamaged file
+    at_least: bool  # whether these are possibly more
 
     @property
     def none(self) -> bool:
@@ -41,7 +43,7 @@ class Damage:
         return self.frames == self.announced
 
     def __str__(self) -> str:
-        return f"{self.frames} of {self.announced} frames are whole"
+        return f"{self.frames} of {'at least ' * self.at_least}{self.announced} frames are whole"
 
 
 class VideoFile:
@@ -55,6 +57,7 @@ class VideoFile:
       pixel_aspect: width / height of one pixel of the upright frames.
       expected_frames: as the header announces, None where it does not.
       damage: None for an intact file; set with `keep_damaged` only.
+      not_shown: after a pass, intact pictures that the header counts and the decoder does not show.
     """
 
     def __init__(self, path: str | os.PathLike, keep_damaged: bool = False):
@@ -64,7 +67,9 @@ class VideoFile:
         """
         self.path = Path(path)
         self.damage: Damage | None = None
+        self.not_shown = 0
         self._single_count: int | None = None
+        self._lacks_frames = lacks_frames(self.path)
         with self._opened() as (_, stream):
             self.rate = Fraction(stream.guessed_rate or stream.average_rate or DEFAULT_FPS)
             self.tick = Fraction(stream.time_base)
@@ -151,8 +156,11 @@ class VideoFile:
                 raise self._damaged() from error
         # Several threads hide some errors, but then frames are missing. Some intact packets show
         # no frame either; whether these are such is known after a pass without threads.
-        if reading.missing() or (shown != reading.count and shown != self._count_without_threads()):
+        if self._missing(reading) or (
+            shown != reading.count and shown != self._count_without_threads()
+        ):
             raise self._damaged()
+        self.not_shown = max(min(reading.count, self.expected_frames or 0) - shown, 0)
 
     def _decode_whole(self, whole: frozenset[int]) -> Iterator[av.VideoFrame]:
         with self._opened() as (container, stream):
@@ -165,6 +173,9 @@ class VideoFile:
             damage = self._inspect()
             self._single_count = damage.frames if damage.none else -1
         return self._single_count
+
+    def _missing(self, reading: "_Reading") -> int:
+        return reading.missing() or int(self._lacks_frames)
 
     def _inspect(self) -> Damage:
         """Decodes the whole file without threads, whose errors belong to one packet each."""
@@ -187,8 +198,13 @@ class VideoFile:
         for number in range(reading.read):
             usable = number not in damaged and (usable or number in keys)
             whole |= {number} if usable else set()
-        announced = len(shown) + len(damaged.difference(shown)) + reading.missing()
-        return Damage(frozenset(whole), sum(number in whole for number in shown), announced)
+        announced = len(shown) + len(damaged.difference(shown)) + self._missing(reading)
+        return Damage(
+            frozenset(whole),
+            sum(number in whole for number in shown),
+            announced,
+            at_least=self._lacks_frames and not reading.missing(),
+        )
 
     def _damaged(self) -> UserError:
         damage = self._inspect()
@@ -208,7 +224,7 @@ class _Reading:
     """One pass over the packets of a stream, in the order of the file.
 
     Attributes:
-      read: packets so far; `_number` gives that of each packet, and of its frames.
+      read: packets so far; without threads `_number` gives that of each packet and its frames.
       count: of these, the ones that should show a frame.
     """
 
@@ -218,7 +234,9 @@ class _Reading:
         codec = stream.codec_context
         codec.options = {"max_pixels": str(_MAX_PIXELS)}
         codec.thread_type, codec.thread_count = "AUTO" if threads > 1 else "NONE", threads
-        codec.copy_opaque = True
+        # Without threads packets and frames carry their number. With threads PyAV may deadlock on
+        # it: a thread of the decoder that drops a number waits for Python, and Python for it.
+        self._numbered = codec.copy_opaque = threads == 1
         self.read = self.count = 0
         self._broken = False  # the container cannot be read to its end
         self._container, self._stream = container, stream
@@ -242,8 +260,9 @@ class _Reading:
                 if packet.stream is not self._stream:
                     continue
                 if packet.size or stamp is not None:
-                    # A new object each time, by which PyAV finds it again.
-                    packet.opaque = [self.read]
+                    if self._numbered:
+                        # A new object each time, by which PyAV finds it again.
+                        packet.opaque = [self.read]
                     self.read += 1
                     self.count += not packet.is_discard
                 yield packet
