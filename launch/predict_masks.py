@@ -16,11 +16,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from data_pipelines.builders.predicted_masks import open_flow_dataset, write_predicted_masks
-from data_pipelines.loaders.clips import STORED_GAPS
-from oclr_jax.errors import UserError
+from oclr_jax.command import run_command
 from oclr_jax.flow import resize_flow
+from oclr_jax.flow.gaps import take_gaps
+from oclr_jax.flow.source import warn_of_other_flow
 from oclr_jax.oclr.predict import Segmenter, load_segmenter, overlap_of
 from oclr_jax.oclr.sequences import predict_sequence
+from oclr_jax.types import PRECISIONS
 from oclr_jax.weights.file import DEFAULT_WEIGHTS
 from oclr_jax.weights.registry import find_weights
 
@@ -30,45 +32,44 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", help="folder with the dataset_info.json of the dataset")
     parser.add_argument(
-        "--weights", help="name or file of the flow model (default: those of the package)"
+        "--weights",
+        default=DEFAULT_WEIGHTS,
+        help="name or file of the flow model (default: %(default)s)",
     )
     parser.add_argument("--name", help="name of the masks (default: that of the weights)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="numeric precision (default: float32 on a CPU, bfloat16 on GPU and TPU)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
-    try:
-        segmenter = load_segmenter(options.weights)
-        stored = open_flow_dataset(options.dataset).metadata["flow"]["estimator"]
-        trained_on = segmenter.info.flow["estimator"]
-        if trained_on != stored:
-            print(
-                f"The weights {segmenter.info.name} were trained on {trained_on} flow; the dataset "
-                f"has {stored} flow.",
-                file=sys.stderr,
-            )
-        model = segmenter.info.model
-        directory, predicted = write_predicted_masks(
-            options.dataset,
-            options.name or segmenter.info.name,
-            lambda flow: predict_stored(segmenter, flow),
-            (model.height, model.width, model.queries),
-            describe(segmenter, find_weights(options.weights or DEFAULT_WEIGHTS)),
-            quiet=options.quiet,
-        )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "Interrupted; finished files are kept. Run the same command again to resume.",
-            file=sys.stderr,
-        )
-        return 130
-    print(f"{directory} {'is ready' if predicted else 'exists; nothing to do'}")
-    return 0
+    return run_command(
+        "predict_masks",
+        lambda: _predict(options),
+        interrupted="interrupted; finished files are kept. Run the same command again to resume.",
+    )
+
+
+def _predict(options: argparse.Namespace) -> None:
+    flow_settings = open_flow_dataset(options.dataset).metadata["flow"]
+    segmenter = load_segmenter(options.weights, options.precision)
+    model, name = segmenter.info.model, segmenter.info.name
+    warn_of_other_flow(name, segmenter.info.flow, flow_settings)
+    gap = flow_settings.get("gap", 1)
+    folder, predicted = write_predicted_masks(
+        options.dataset,
+        options.name or name,
+        lambda flow: predict_stored(segmenter, flow, (gap, -gap)),
+        (model.height, model.width, model.queries),
+        describe(segmenter, find_weights(options.weights)),
+        quiet=options.quiet,
+    )
+    print(f"{folder} {'is ready' if predicted else 'exists; nothing to do'}")
 
 
 def describe(segmenter: Segmenter, weights: Path) -> dict[str, object]:
-    """What the predictions depend on besides the dataset."""
+    """What the predictions depend on besides the dataset, as JSON values."""
     model = segmenter.info.model
     return {
         "weights": {
@@ -81,17 +82,21 @@ def describe(segmenter: Segmenter, weights: Path) -> dict[str, object]:
 
 
 def predict_stored(
-    segmenter: Segmenter, flow: Float32[np.ndarray, "t h w 4"]
+    segmenter: Segmenter, flow: Float32[np.ndarray, "t h w 4"], gaps: tuple[int, int]
 ) -> tuple[Float32[np.ndarray, "t H W k"], Float32[np.ndarray, "t k"]]:
-    """Amodal probabilities and order of a sequence from its stored flow.
+    """Amodal probabilities and order of a sequence from its stored flow; see `predict_sequence`.
 
-    See `predict_sequence`; `flow` is at gaps +1 and -1, in pixels of its own grid.
+    Args:
+      segmenter: the model.
+      flow: (u, v) at `gaps`, in pixels of the grid on which it is stored.
+      gaps: of the stored flow.
+
+    Raises:
+      UserError: the model needs flow at another gap.
     """
     model = segmenter.info.model
-    # The direction of a gap decides: the model sees the dataset's gap, whatever its length.
-    directions = [STORED_GAPS.index(1 if gap > 0 else -1) for gap in model.gaps]
-    channels = [2 * direction + axis for direction in directions for axis in (0, 1)]
-    return predict_sequence(segmenter, resize_flow(flow[..., channels], model.height, model.width))
+    flow = take_gaps(flow, gaps, model.gaps)
+    return predict_sequence(segmenter, resize_flow(flow, model.height, model.width))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float32
 
-from oclr_jax.oclr.predict import Segmenter, overlap_of, predict_window
-from oclr_jax.oclr.windows import stream_windows
+from oclr_jax.flow import FrameFlow
+from oclr_jax.oclr.predict import Segmenter, flow_windows, overlap_of, predict_layers
 from oclr_jax.ops.metrics import assign
 
 
@@ -28,18 +28,18 @@ def predict_sequence(
     model = segmenter.info.model
     probability = np.zeros((*flow.shape[:3], model.queries), np.float32)
     order = np.zeros((len(flow), model.queries), np.float32)
+    frames = (FrameFlow(0, index, field) for index, field in enumerate(flow))
     covered = 0
-    for start, window in stream_windows(flow, model.frames, overlap_of(model)):
-        count = min(model.frames, len(flow) - start)
-        layers, depth = predict_window(segmenter, np.stack(window))
-        layers, shared = layers[:count], covered - start
-        if shared > 0:
-            before = probability[start:covered]
+    for window in flow_windows(frames, model.frames, overlap_of(model)):
+        found = predict_layers(segmenter, window)
+        layers, depth, shared = found.probability, found.order, max(covered - window.start, 0)
+        if shared:
+            before = probability[window.start : covered]
             distance = np.abs(before[..., :, None] - layers[:shared, ..., None, :])
             columns = [new for _, new in assign(-distance.mean(axis=(0, 1, 2), dtype=np.float64))]
             layers, depth = layers[..., columns], depth[columns]
-        first = start + max(shared, 0) // 2
-        probability[first : start + count] = layers[first - start :]
-        order[first : start + count] = depth
-        covered = start + count
+        covered = window.start + window.count
+        first = window.start + shared // 2
+        probability[first:covered] = layers[shared // 2 :]
+        order[first:covered] = depth
     return probability, order

@@ -8,9 +8,11 @@ import pytest
 import tensorflow_datasets as tfds
 
 from launch import predict_masks
+from oclr_jax.errors import UserError
 from oclr_jax.oclr.predict import load_segmenter
 from oclr_jax.oclr.sequences import predict_sequence
-from oclr_jax.weights.segmentation import find_weights
+from oclr_jax.weights.file import DEFAULT_WEIGHTS
+from oclr_jax.weights.registry import find_weights
 from tests.clips import motion_segmenter
 
 
@@ -26,7 +28,7 @@ def test_the_command_stores_what_the_weights_predict(dataset, capsys):
     assert capsys.readouterr().out == f"{folder} is ready\n"
     builder = tfds.builder_from_directory(folder)
     segmenter = load_segmenter()
-    digest = hashlib.sha256(find_weights(None).read_bytes()).hexdigest()
+    digest = hashlib.sha256(find_weights(DEFAULT_WEIGHTS).read_bytes()).hexdigest()
     metadata = builder.info.metadata
     assert metadata["weights"] == {"name": "oclr-small", "sha256": digest}
     assert metadata["precision"] == "float32"
@@ -36,7 +38,7 @@ def test_the_command_stores_what_the_weights_predict(dataset, capsys):
     flow = np.concatenate(
         [example[f"estimated_{way}_flow"] for way in ("forward", "backward")], axis=-1
     )
-    probability, order = predict_masks.predict_stored(segmenter, flow.astype(np.float32))
+    probability, order = predict_masks.predict_stored(segmenter, flow.astype(np.float32), (1, -1))
     stored = builder.as_data_source("validation")[1]
     np.testing.assert_allclose(stored["probability"] / 255, probability, atol=1 / 255)
     np.testing.assert_allclose(stored["order"], order, atol=1e-4)
@@ -53,9 +55,11 @@ def test_flow_comes_on_the_grid_and_at_the_gaps_of_the_model(monkeypatch):
         lambda segmenter, flow: seen.append(flow) or predict_sequence(segmenter, flow),
     )
     flow = np.ones((7, 64, 96, 4), np.float32) * np.array([1, 2, 3, 4], np.float32)
-    predict_masks.predict_stored(segmenter, flow)
+    predict_masks.predict_stored(segmenter, flow, (-1, 1))
     assert seen[0].shape == (7, 32, 48, 4)
-    np.testing.assert_allclose(seen[0][0, 0, 0], [0.5, 1, 1.5, 2])
+    np.testing.assert_allclose(seen[0][0, 0, 0], [1.5, 2, 0.5, 1])
+    with pytest.raises(UserError, match="needs flow at gap"):
+        predict_masks.predict_stored(segmenter, flow, (3, -3))
 
 
 def test_mistakes_end_in_a_sentence(dataset, tmp_path, capsys, monkeypatch):
@@ -80,4 +84,4 @@ def test_flow_of_another_estimator_is_pointed_out(dataset, capsys, monkeypatch):
     monkeypatch.setitem(segmenter.info.flow, "estimator", "raft")
     assert predict_masks.main([str(dataset), "--quiet"]) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "The weights motion were trained on raft flow; the dataset has dis flow."
+    assert line.startswith("warning: the weights motion were trained on RAFT")
