@@ -8,7 +8,7 @@ from oclr_jax.errors import UserError
 from oclr_jax.flow import DIS, FlowFolder, flow_path, gap_flows, stream_flow, write_flo
 from oclr_jax.flow.kitti import write_kitti
 from oclr_jax.flow.unknown import fill_unknown, known_vectors
-from oclr_jax.oclr.predict import predict_window
+from oclr_jax.oclr.predict import FlowWindow, predict_layers
 from oclr_jax.ops.metrics import jaccard
 from oclr_jax.video.clip import open_clip
 from tests.clips import motion_segmenter, moving_clip, square_masks
@@ -70,6 +70,6 @@ def test_unknown_flow_neither_moves_nor_empties_the_masks(tmp_path, format):
                 write_flo(path, flow)
     source = FlowFolder(tmp_path, clip.stems)
     flow = np.stack([found.flow for found in stream_flow(clip, source, (1, -1), (64, 96))])
-    probability, _ = predict_window(motion_segmenter(), flow)
+    probability = predict_layers(motion_segmenter(), FlowWindow(0, 0, 6, flow)).probability
     for id in (1, 2):
         assert jaccard(probability[..., id] > 0.5, truth == id).mean() > 0.98
