@@ -213,14 +213,15 @@ def test_parity_of_the_loss_and_its_gradients(golden, released):
     for name, entry in oclr_entries(model.config).items():
         parts = [flat[path] for path in entry.paths]
         norm = np.sqrt(sum((part**2).sum() for part in parts))
-        # Float32 rounding, which differs between processors, is relative to the whole gradient
-        # (norm 0.69), and the smallest entries are a thousandth of it.
+        # One pre-activation lies so close to 0 that float32 rounding, which differs between
+        # processors, decides on which side of the leaky ReLU it falls. That changes gradients by
+        # up to 2e-6; the norm of the whole gradient is 0.69.
         np.testing.assert_allclose(
-            norm, golden[f"gradnorm/{name}"], rtol=1e-3, atol=1e-6, err_msg=name
+            norm, golden[f"gradnorm/{name}"], rtol=1e-3, atol=2e-6, err_msg=name
         )
         if f"grad/{name}" in golden:
             expected = entry.to_flax(golden[f"grad/{name}"])
             scale = np.abs(expected).max()
-            np.testing.assert_allclose(parts[0], expected, atol=1e-3 * scale, err_msg=name)
+            np.testing.assert_allclose(parts[0], expected, atol=1e-3 * scale + 3e-7, err_msg=name)
             compared += 1
     assert compared == sum(name.startswith("grad/") for name in golden) == 5
