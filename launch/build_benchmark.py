@@ -27,8 +27,8 @@ def build(
       flow: option of `oclr_jax.flow.source`.
 
     Raises:
-      UserError: for a wrong gap or estimator, and for files that are not laid out as by the
-        dataset's authors.
+      UserError: for a wrong gap or estimator, for files that are not laid out as by the dataset's
+        authors, and for an existing dataset with the flow of another estimator.
     """
     gap = gap or BENCHMARKS[name].gaps[0]
     if gap not in BENCHMARKS[name].gaps:
@@ -38,6 +38,14 @@ def build(
         raise UserError(f"The folder {manual_dir} does not exist; put the dataset there.")
     estimator = open_estimator(flow)
     builder = BUILDERS[name](data_dir=data_dir, config=f"gap{gap}", estimator=estimator)
+    if builder.data_path.exists():
+        stored = tfds.builder_from_directory(builder.data_path).info.metadata["flow"]
+        wanted = estimator.settings() | {"gap": gap}
+        if stored != wanted:
+            raise UserError(
+                f"{builder.data_path} exists with flow of {stored}, not of {wanted}; choose "
+                "another --data_dir."
+            )
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     download = tfds.download.DownloadConfig(manual_dir=manual_dir)

@@ -1,6 +1,6 @@
-"""A folder of flow files as the source of flow, in the layout of the published program.
+"""A folder of flow files as a source of flow, in the layout of the published program.
 
-The files are `.flo`, or the 16-bit `.png` of KITTI where a folder has no `.flo`.
+The files are `.flo`, or KITTI's 16-bit `.png` if the folder has no `.flo` files.
 """
 
 import os
@@ -19,16 +19,16 @@ from oclr_jax.video.names import without_junk
 
 
 def flow_path(folder: str | os.PathLike, gap: int, stem: str, sequence: str | None = None) -> Path:
-    """Where the flow of one frame lies: `Flows_gap<gap>/[<sequence>/]<stem>.flo`."""
+    """Path of the flow of one frame: `Flows_gap<gap>/[<sequence>/]<stem>.flo`."""
     return Path(folder) / f"Flows_gap{gap}" / (sequence or "") / f"{stem}.flo"
 
 
 class FlowFolder:
-    """Flow of one video from a folder, checked against the video's frames when it is opened.
+    """The flow of one video, read from a folder that is checked against the frames on opening.
 
-    Frames whose neighbour at a gap does not exist need no file and take the other gap's flow,
-    negated, as estimated flow does. Flow may have any size (the published RAFT flow is a little
-    wider than its frames); all files must share it.
+    A frame whose neighbour at a gap does not exist needs no file; it takes the negated flow of the
+    opposite gap, like estimated flow. All files must have the same size, which may be any (the
+    published RAFT flow is a little wider than its frames).
     """
 
     def __init__(
@@ -38,11 +38,13 @@ class FlowFolder:
         gaps: Sequence[int] = (1, -1),
         sequence: str | None = None,
     ):
-        """Opens the flow of the frames `stems`, in their order.
+        """Opens the flow of the frames `stems`, in this order.
 
-        `sequence` names the subfolder of a folder that holds several videos; where it is None or
-        has no such subfolder, the files lie in `Flows_gap<gap>` itself or in its only subfolder.
-        Raises UserError where files are missing, too many, unreadable or of different sizes.
+        `sequence` names the subfolder to use if the folder holds several videos. Without it, or
+        without such a subfolder, the files are those in `Flows_gap<gap>` or in its only subfolder.
+
+        Raises:
+          UserError: files are missing, superfluous, unreadable or of different sizes.
         """
         self.folder = Path(folder)
         self.stems = list(stems)
@@ -58,13 +60,17 @@ class FlowFolder:
         return len(self.stems)
 
     def __iter__(self) -> Iterator[Float32[np.ndarray, "H W c"]]:
-        """Yields each frame's flow, as `read` gives it."""
+        """Yields the flow of each frame; see `read`."""
         return (self.read(index) for index in range(len(self)))
 
     def read(self, index: int, within: range | None = None) -> Float32[np.ndarray, "H W c"]:
-        """Flow of one frame at all gaps, channels (u, v) per gap, in pixels of the stored grid.
+        """Flow of one frame at all gaps: channels (u, v) per gap, in pixels of the stored grid.
 
-        Only the frames `within` (a shot) count as its neighbours; None for all frames.
+        Unknown vectors are filled in from the nearest known one. Only frames `within` (a shot)
+        count as neighbours; None for all frames.
+
+        Raises:
+          UserError: a file cannot be read, or more than half of its vectors are unknown.
         """
         fields = []
         for gap in self.gaps:
@@ -122,7 +128,7 @@ class FlowFolder:
         example = f"{missing[0].name} is missing" if missing else f"no frame is called {unknown[0]}"
         raise UserError(
             f"The flow in {self._places[gap]} does not match the {len(self.stems)} frames: "
-            f"{example} ({len(missing)} files missing, {len(unknown)} too many)."
+            f"{example} ({len(missing)} files missing, {len(unknown)} superfluous)."
         )
 
     def _common_size(self) -> tuple[int, int]:
@@ -140,7 +146,7 @@ class FlowFolder:
 
 
 def _suffix(folder: Path) -> str:
-    """That of the flow files in a folder; empty where it has none."""
+    """The suffix of the flow files in a folder; empty if it has none."""
     present = {path.suffix for path in without_junk(folder.iterdir())}
     return next((suffix for suffix in (".flo", ".png") if suffix in present), "")
 

@@ -1,4 +1,4 @@
-"""RAFT as a flow estimator: any size of frames, in batches, each frame looked at once."""
+"""RAFT as a flow estimator for frames of any size; features are computed once per frame."""
 
 import os
 from collections.abc import Callable
@@ -24,19 +24,19 @@ from oclr_jax.weights.registry import find_weights
 RELEASED = {"raft": "raft-things", "raft-small": "raft-small"}
 # As in the published evaluation.
 ITERATIONS = 20
-# Rows above which frames are shrunk by default: the benchmarks' 480p, several times what models of
-# segmentation look at.
+# Frames with more rows are downscaled by default: to 480p, the resolution of the benchmarks and
+# several times that of the segmentation models.
 MAX_ROWS = 480
-# A pair whose stored correlation would take more computes it on demand: about 1080p and up.
+# Above this size of the stored correlation of a pair, about 1080p, it is computed on demand.
 MAX_CORRELATION_BYTES = 2 * 2**30
-# Pairs (or frames) that go through the model at once, on a CPU, whose caches more would only
-# strain, and on accelerators. Fewer are padded, so that each size of frames compiles once.
+# Pairs (or frames) per call of the model. On a CPU, more would only exceed its caches. The last
+# call is padded to this number, so each frame size compiles once.
 CPU_CHUNK = 1
 ACCELERATOR_CHUNK = 4
 
 
 class Programs(NamedTuple):
-    """RAFT's compiled parts; each call has the same number of frames or pairs."""
+    """The compiled parts of RAFT. Every call takes the same number of frames or pairs."""
 
     features: Callable[[Any, UInt8[Array, "n h w 3"]], Float[Array, "n h8 w8 c"]]
     context: Callable[[Any, UInt8[Array, "n h w 3"]], Context]
@@ -45,8 +45,11 @@ class Programs(NamedTuple):
 
 @lru_cache(maxsize=8)
 def make_programs(config: RAFTConfig, iterations: int, on_demand: bool) -> Programs:
-    """Pure compiled functions of (variables, frames) and, for `refine`, of (variables, features of
-    the first frames, features of the second, context of the first)."""
+    """Compiles the parts of RAFT as pure functions.
+
+    `features` and `context` take (variables, frames); `refine` takes (variables, features of the
+    first frames, features of the second frames, context of the first frames).
+    """
     model = RAFT(config)
 
     def part(method):
@@ -69,7 +72,8 @@ def make_programs(config: RAFTConfig, iterations: int, on_demand: bool) -> Progr
 def load_raft(path: Path, modified_ns: int) -> tuple[Any, RAFTConfig, str]:
     """The variables on the device, their model and their name.
 
-    `modified_ns`, the time of the file's last change, makes that a changed file is read again.
+    `modified_ns`, the file's modification time, is part of the cache key: a changed file is read
+    again.
     """
     variables, info = load_weights(path, "raft")
     return jax.device_put(variables), info.model, info.name
@@ -79,18 +83,18 @@ def load_raft(path: Path, modified_ns: int) -> tuple[Any, RAFTConfig, str]:
 class RAFTFlow:
     """RAFT (Teed and Deng, ECCV 2020) with weights from a file: a `FlowEstimator`.
 
-    Frames keep their own size, as in the published program, but for those of more than `rows` rows,
-    which shrink, aspect kept. Inside, they are padded at the right and below to multiples of 8,
-    with the border's values, and the flow is cut back; sizes that are padded to the same one share
-    a compiled program.
+    Frames keep their size, as in the published program, unless they have more than `rows` rows;
+    then they are downscaled at their aspect ratio. Internally, frames are padded to multiples of 8
+    by repeating the right and bottom border, and the flow is cropped. Sizes with the same padded
+    size share a compiled program.
     """
 
     weights: Path  # safetensors, or a released .pth
-    iterations: int = ITERATIONS  # steps of refinement
-    rows: int | None = MAX_ROWS  # most rows of the working grid; None for the frames' own
+    iterations: int = ITERATIONS  # refinement iterations
+    rows: int | None = MAX_ROWS  # maximum rows of the working grid; None for no limit
     precision: str = field(default_factory=choose_precision)  # "float32" or "bfloat16"
 
-    # Frames whose flow is best asked for in one call: what neighbours share is computed once.
+    # Frames in one call share the features of their neighbours.
     batch: ClassVar[int] = 4
 
     def __post_init__(self):
@@ -98,12 +102,12 @@ class RAFTFlow:
             raise UserError("RAFT needs at least 1 iteration and frames of 16 rows or more.")
         if self.precision not in PRECISIONS:
             raise UserError(f"RAFT computes in {' or '.join(PRECISIONS)}, not {self.precision!r}.")
-        self._load()  # so that wrong weights are refused before anything is done
+        self._load()  # fails early if the weights are wrong
 
     def __call__(
         self, first: UInt8[np.ndarray, "n h w 3"], second: UInt8[np.ndarray, "n h w 3"]
     ) -> Float32[np.ndarray, "n H W 2"]:
-        """Flow from `first` to `second` (RGB) on the working grid, in its pixels."""
+        """Flow from `first` to `second` (RGB), in pixels of the working grid."""
         size = self.working_size(*first.shape[1:3])
         frames, pairs = _distinct(first, second)
         frames = [_padded(resize_image(frame, *size)) for frame in frames]
@@ -157,10 +161,15 @@ class RAFTFlow:
 def open_raft(
     weights: str | os.PathLike | None = None, estimator: str = "raft", **fields: Any
 ) -> RAFTFlow:
-    """RAFT with these weights: a file, a name in the cache folder, or None for the released ones.
+    """Opens RAFT.
 
-    `estimator` is "raft", for either model, as its weights are, or "raft-small". Raises UserError
-    where there are no such weights or they are not RAFT's, and for wrong values of `fields`.
+    Args:
+      weights: a file, or a name of `registry.find_weights`; None for the released weights.
+      estimator: "raft", for weights of either model, or "raft-small".
+      fields: of `RAFTFlow`.
+
+    Raises:
+      UserError: the weights are missing or of another model, or a field has a wrong value.
     """
     path = find_weights(RELEASED[estimator] if weights is None else weights)
     raft = RAFTFlow(path, **fields)
@@ -173,7 +182,7 @@ def open_raft(
 def _distinct(
     first: UInt8[np.ndarray, "n h w 3"], second: UInt8[np.ndarray, "n h w 3"]
 ) -> tuple[list[UInt8[np.ndarray, "h w 3"]], list[tuple[int, int]]]:
-    """The different frames among all pairs, and each pair as two numbers of such frames."""
+    """The distinct frames of all pairs, and each pair as two indices into them."""
     frames: dict[bytes, np.ndarray] = {}
     number: dict[bytes, int] = {}
     pairs = []
@@ -192,7 +201,7 @@ def _padded(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _by_frame(program, variables, frames: list[np.ndarray], wanted, chunk: int) -> dict[int, Any]:
-    """What a program makes of the frames of these numbers, by number."""
+    """Runs a program on the frames with the indices `wanted`; returns its results by index."""
     wanted = list(wanted)
     found = {}
     for begin in range(0, len(wanted), chunk):

@@ -1,4 +1,4 @@
-"""Resizing of flow fields: values are scaled with the grid."""
+"""Resizing of flow fields. Values are scaled with the grid."""
 
 import numpy as np
 from jaxtyping import Float32
@@ -9,9 +9,9 @@ from oclr_jax.video.resize import resize_image
 def resize_flow(
     flow: Float32[np.ndarray, "*b h w c"], height: int, width: int
 ) -> Float32[np.ndarray, "*b H W c"]:
-    """Brings flow to another grid; its values are pixels of the grid it is stored on.
+    """Resizes flow, whose values are in pixels of its grid, to another grid.
 
-    Channels are (u, v) once or once per gap. u is scaled by width / w and v by height / h.
+    Channels are (u, v), once or per gap. u is scaled by width / w and v by height / h.
     """
     *batch, h, w, c = flow.shape
     fields = flow.reshape(-1, h, w, c)

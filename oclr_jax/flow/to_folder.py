@@ -1,4 +1,4 @@
-"""Flow of a whole video, estimated once and kept as files, in the layout that `--flow` reads."""
+"""Estimates the flow of a video and writes it to files, in the layout that `--flow` reads."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -24,11 +24,11 @@ FORMATS = ("flo", "kitti")
 
 
 class Check(NamedTuple):
-    """How well a video's flow explains it: mean difference in grey levels to the other frame."""
+    """How well flow explains a video: mean absolute difference of two frames, in grey levels."""
 
     gap: int
-    before: float  # as the frames are
-    after: float  # the other frame pulled back along the flow
+    before: float  # of the frames as they are
+    after: float  # with the second frame warped by the flow
 
 
 def flow_to_folder(
@@ -42,20 +42,34 @@ def flow_to_folder(
     keep_damaged: bool = False,
     quiet: bool = True,
 ) -> list[Check]:
-    """Writes a video's flow into the folder `output`, whole or not at all.
+    """Writes the flow of a video to the folder `output`, whole or not at all.
 
-    `Flows_gap<gap>/<stem>` with `.flo`, or `.png` for the format "kitti", for each frame that has a
-    neighbour at the gap, and with `color` a picture in `Colors_gap<gap>`; at the frames' size, in
-    its pixels. The video is streamed, so memory does not grow with its length. `keep_damaged` as in
-    `open_clip`.
+    The files are `Flows_gap<gap>/<stem>.flo`, or `.png` for the format "kitti", for each frame that
+    has a neighbour at the gap. The flow is in pixels of the frames and has their size. The video is
+    streamed, so memory does not grow with its length.
 
-    Returns a mean over all pairs for each gap, with `check`, else nothing. Raises UserError for
-    gaps, videos and formats that cannot be used, and where `output` already has such folders.
+    Args:
+      input: a video file or a folder of frames.
+      output: the folder, created if it is missing.
+      estimator: of the flow.
+      gaps: in frames.
+      format: "flo" or "kitti".
+      color: also write the flow as pictures, to `Colors_gap<gap>`.
+      check: also compute how well the flow explains the frames.
+      keep_damaged: as in `open_clip`.
+      quiet: no progress bar.
+
+    Returns:
+      with `check`, the mean over all pairs for each gap; else nothing.
+
+    Raises:
+      UserError: for gaps, videos and formats that cannot be used, and if `output` already has such
+        folders.
     """
     if format not in FORMATS:
         raise UserError(f"There is no format {format!r}; choose one of {', '.join(FORMATS)}.")
     if not gaps or 0 in gaps or len(set(gaps)) != len(gaps):
-        raise UserError("Gaps must be different whole numbers other than 0, such as 1,-1.")
+        raise UserError("The gaps must be different whole numbers other than 0, such as 1,-1.")
     reach = max(abs(gap) for gap in gaps)
     names = tuple(f"{kind}_gap{gap}" for kind in ("Flows", "Colors") for gap in gaps)
     errors: dict[int, list[tuple[float, float]]] = {gap: [] for gap in gaps}
@@ -89,7 +103,7 @@ class _Pair(NamedTuple):
 
 
 def _pairs(clip: Clip, gaps: Sequence[int], quiet: bool) -> Iterator[_Pair]:
-    """Every pair of frames at the gaps; holds as many frames as the largest gap spans."""
+    """Yields every pair of frames at the gaps; holds as many frames as the largest gap spans."""
     reach = max(abs(gap) for gap in gaps)
     held: dict[int, np.ndarray] = {}
     frames = progress(clip.frames(), "estimating flow", clip.count, quiet)
@@ -105,7 +119,7 @@ def _pairs(clip: Clip, gaps: Sequence[int], quiet: bool) -> Iterator[_Pair]:
 def _flows(
     clip: Clip, gaps: Sequence[int], estimator: FlowEstimator, quiet: bool
 ) -> Iterator[tuple[_Pair, Float32[np.ndarray, "h w 2"]]]:
-    """Every pair with its flow at the size of the frames; a few pairs are estimated at a time."""
+    """Yields every pair with its flow at the frame size; estimates a few pairs at a time."""
     size = estimator.working_size(clip.height, clip.width)
     pairs = _pairs(clip, gaps, quiet)
     while batch := list(islice(pairs, estimator.batch * len(gaps))):

@@ -17,16 +17,16 @@ from oclr_jax.torch_import.pickle import Refused, Storage, Tensor, read_pickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-# The description of every tensor of a large model takes some hundred kilobytes.
+# The pickle of a large model has a few hundred kilobytes.
 MAX_PICKLE_BYTES = 16 * 2**20
 MAX_ENTRIES = 100_000
 
 
 def read_torch_file(path: str | Path) -> Any:
-    """Contents of a file that `torch.save` wrote: dicts, lists, tuples, plain values, `Tensor`s.
+    """Reads a file written by `torch.save`: dicts, lists, tuples, plain values, `Tensor`s.
 
     Raises:
-      UserError: for a file that is missing, damaged, no PyTorch file, or asks for anything but
+      UserError: the file is missing, damaged, not a PyTorch file, or asks for anything other than
         tensors and plain containers.
     """
     path = Path(path)
@@ -42,7 +42,7 @@ def read_torch_file(path: str | Path) -> Any:
         raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
     except (zipfile.BadZipFile, EOFError, struct.error) as error:
         raise UserError(f"{path} is damaged or cut short; download it again ({error}).") from error
-    # What reading arbitrary bytes as a pickle or a zip can meet.
+    # Errors of reading arbitrary bytes as a pickle or a zip file.
     except (LookupError, ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError):
         raise UserError(f"{path} is not a PyTorch checkpoint, or it is damaged.") from None
 
@@ -72,7 +72,7 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, np.ndarray], int | None
 
 
 def _read_zip(path: Path) -> Any:
-    """The format since PyTorch 1.6: `<name>/data.pkl` and one entry `<name>/data/<key>` each."""
+    """The format since PyTorch 1.6: `<name>/data.pkl` and `<name>/data/<key>` per storage."""
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: info for info in archive.infolist()}
         _check_entries(archive.infolist(), path.stat().st_size)
@@ -86,7 +86,7 @@ def _read_zip(path: Path) -> Any:
         if order is not None and archive.read(order) != b"little":
             raise Refused("its numbers are not little-endian")
         if entries[described[0]].file_size > MAX_PICKLE_BYTES:
-            raise Refused("its pickle is larger than any model's description")
+            raise Refused("its pickle is larger than that of any model")
         contents, storages = read_pickle(archive.read(described[0]))
         for storage in storages.values():
             info = entries.get(f"{folder}data/{storage.key}")
@@ -102,7 +102,7 @@ def _read_zip(path: Path) -> Any:
 
 
 def _check_entries(infos: list[zipfile.ZipInfo], file_size: int) -> None:
-    """Refuses archives that can unpack to more than the file itself, before anything is read."""
+    """Refuses, before anything is read, archives that would unpack to more than their own size."""
     if len(infos) > MAX_ENTRIES or len({info.filename for info in infos}) != len(infos):
         raise Refused("its zip directory has repeated or too many entries")
     for info in infos:
@@ -116,8 +116,8 @@ def _check_entries(infos: list[zipfile.ZipInfo], file_size: int) -> None:
 
 
 def _read_legacy(file: io.BufferedReader, file_size: int) -> Any:
-    """The format before: five pickles (magic, version, machine, contents, keys), then the data."""
-    # Pickles are parsed from memory, so that no length inside of them can ask for more than this.
+    """The older format: five pickles (magic, version, machine, contents, keys), then the data."""
+    # Parsed from memory, so that no length inside the pickles can ask for more than this.
     head = io.BytesIO(file.read(MAX_PICKLE_BYTES))
     if read_pickle(head)[0] != LEGACY_MAGIC:
         raise ValueError("no magic number")
@@ -142,7 +142,7 @@ def _read_legacy(file: io.BufferedReader, file_size: int) -> Any:
             raise Refused(f"its storage {key[:40]!r} has {length} values, not {storage.length}")
         _fill(storage, file.read(storage.nbytes))
     if file.tell() != file_size:
-        raise Refused("it has bytes behind its last storage that nothing describes")
+        raise Refused("it has undescribed bytes after its last storage")
     return contents
 
 

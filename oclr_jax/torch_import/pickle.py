@@ -1,8 +1,8 @@
-"""Reads the pickle inside a PyTorch checkpoint as data: a small stack machine of our own.
+"""Reads the pickle inside a PyTorch checkpoint as data, with a small stack machine.
 
-Python's unpickler imports names and calls what it imported. This machine knows a fixed list of
-opcodes and the handful of names below; it imports nothing and calls nothing but its own functions.
-Containers come out as dict, list and tuple, tensors as `Tensor`.
+Python's unpickler imports the names in a file and calls what it imported. This machine supports a
+fixed list of opcodes and the few names below. It imports nothing and calls only its own functions.
+Containers become dict, list and tuple, tensors become `Tensor`.
 """
 
 import io
@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-# What torch.save writes for a storage of each type.
+# The dtype of each type of storage, as torch.save writes it.
 STORAGE_TYPES = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
@@ -31,12 +31,12 @@ MAX_RANK = 16
 
 
 class Refused(Exception):
-    """The file asks for what reading a checkpoint does not need, or contradicts itself."""
+    """The file asks for something that no checkpoint needs, or is inconsistent."""
 
 
 @dataclass(eq=False)
 class Storage:
-    """A flat array that tensors look into; `data` is set once the file's bytes are read."""
+    """A flat array that tensors view; `data` is set once the file's bytes are read."""
 
     key: str
     dtype: np.dtype
@@ -85,7 +85,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Name:
-    """A name that the file refers to; a word on the stack, not the thing it names."""
+    """A name that the file refers to; only the words, never the object with this name."""
 
     module: str
     name: str
@@ -103,7 +103,7 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Tensor:
     return tensor
 
 
-# The only names that may be called, and our functions that stand in for them.
+# The only names that may be called, and the functions of this module that replace them.
 CALLABLE = {
     Name("collections", "OrderedDict"): dict,
     Name("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
@@ -121,7 +121,7 @@ NOTHING = {"PROTO", "FRAME"}
 
 @dataclass
 class Machine:
-    """State while one pickle is read. `storages` is filled with what its tensors look into."""
+    """The state while one pickle is read. `storages` collects the storages of its tensors."""
 
     storages: dict[str, Storage]
     stack: list[Any] = field(default_factory=list)
@@ -129,7 +129,7 @@ class Machine:
     memo: dict[int, Any] = field(default_factory=dict)
 
     def run(self, stream: io.BytesIO) -> Any:
-        """Reads one pickle from the stream, which is left behind it."""
+        """Reads one pickle; the stream is left at its end."""
         for opcode, argument, _ in pickletools.genops(stream):
             name = opcode.name
             if name == "STOP":
@@ -254,11 +254,11 @@ OPERATIONS = {
 
 
 def read_pickle(stream: io.BytesIO | bytes) -> tuple[Any, dict[str, Storage]]:
-    """One pickle as plain containers, and the storages that its tensors look into, by key.
+    """Reads one pickle as plain containers; also returns the storages of its tensors, by key.
 
     Raises:
-      Refused: for opcodes, names or descriptions that are not on the list.
-      Exception: of other kinds where the bytes are damaged (`ValueError`, `IndexError`, ...).
+      Refused: for opcodes, names or descriptions that are not supported.
+      Exception: of other types for damaged bytes (`ValueError`, `IndexError`, ...).
     """
     stream = io.BytesIO(stream) if isinstance(stream, bytes) else stream
     storages: dict[str, Storage] = {}

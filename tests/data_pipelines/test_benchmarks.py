@@ -11,7 +11,7 @@ from oclr_jax.datasets.built import read_built_benchmark
 from oclr_jax.datasets.layouts import find_benchmark_sequences
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate import evaluate_dataset, evaluate_synthetic, run
-from oclr_jax.flow import DIS, gap_flows
+from oclr_jax.flow import DIS, gap_flows, open_estimator
 from tests.clips import motion_segmenter
 from tests.datasets.miniatures import MINIATURES
 
@@ -132,3 +132,16 @@ def test_the_command_builds_once(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
     assert build(*arguments) == directory
     assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == before
+    with pytest.raises(UserError, match="exists with flow of .*ultrafast.*not of .*fast"):
+        build(*arguments[:4], "dis:fast")
+
+
+def test_flow_may_be_that_of_raft(tmp_path, raft_weights):
+    MINIATURES["davis2016"](tmp_path / "manual")
+    arguments = ["--dataset", "davis2016", "--manual_dir", str(tmp_path / "manual")]
+    arguments += ["--data_dir", str(tmp_path / "data"), "--flow", f"raft:{raft_weights}"]
+    assert main(arguments) == 0
+    directory = tmp_path / "data" / "davis2016" / "gap1" / "1.0.0"
+    (sequence,), flow = read_built_benchmark(BENCHMARKS["davis2016"], directory)
+    assert flow == open_estimator(f"raft:{raft_weights}").settings() | {"gap": 1}
+    assert sequence.flow().shape == (8, 48, 64, 4)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from oclr_jax.models.layers.norms import instance_norm
 
-# As the published encoders start; the update operator starts smaller.
+# Initialization of the published encoders; that of the update operator is smaller.
 encoder_kernel = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -27,7 +27,7 @@ def convolution(
     kernel_init: Callable[..., Any] = encoder_kernel,
     **named: Any,
 ) -> nn.Conv:
-    """A convolution with bias whose padding is half of its size on every side.
+    """A convolution with bias, padded by half its size on every side.
 
     With a stride, padding "SAME" would shift the grid by a pixel.
     """
@@ -42,15 +42,15 @@ def pixel_linear(
     kernel_init: Callable[..., Any] = encoder_kernel,
     **named: Any,
 ) -> nn.Dense:
-    """A 1x1 convolution with bias, as the matrix product that it is."""
+    """A 1x1 convolution with bias, as a matrix product."""
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, **named)
 
 
 class Norm(nn.Module):
-    """Instance norm without parameters, batch norm with the stored statistics, or nothing.
+    """Instance norm without parameters, batch norm with stored statistics, or the identity.
 
-    Batch statistics are never updated: the paper freezes them in all of its later stages, and the
-    small model, which is the one to train from the start, has none.
+    Batch statistics are never updated: the paper freezes them after its first stage, and the small
+    model, the only one that is trained here, has none.
     """
 
     kind: str  # "instance", "batch" or "none"
@@ -69,10 +69,10 @@ class Norm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Convolutions, each with norm and ReLU, added to their input.
+    """Residual block: convolutions, each with norm and ReLU, added to the input.
 
-    Two of 3x3, or in a bottleneck 1x1, 3x3 and 1x1 with a quarter of the width between. A stride
-    is that of the 3x3 convolution, the first one of two.
+    Two 3x3 convolutions; or, as a bottleneck, 1x1, 3x3 and 1x1 with a quarter of the width in
+    between. The stride is that of the (first) 3x3 convolution.
     """
 
     features: int
@@ -105,7 +105,7 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Frames to features at an eighth of their height and width.
+    """Features of frames, at an eighth of their height and width.
 
     Attributes:
       widths: of the three stages; the first has the width of the first convolution.

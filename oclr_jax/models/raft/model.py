@@ -73,18 +73,18 @@ class RAFTConfig:
 
 
 class Context(NamedTuple):
-    """What RAFT takes from the first frame alone."""
+    """Features of the first frame only."""
 
-    hidden: Float[Array, "n h w d"]  # the recurrent state at the start
-    context: Float[Array, "n h w c"]  # what every step sees
+    hidden: Float[Array, "n h w d"]  # initial state of the GRU
+    context: Float[Array, "n h w c"]  # input of every iteration
 
 
 class Refined(NamedTuple):
     """Flow from the first frame to the second, (u, v) = (right, down), float32.
 
-    coarse: at an eighth of the frames' size, in pixels of that grid.
-    flow: at the frames' size, in its pixels; with a leading axis over the steps where all of them
-      were asked for.
+    coarse: at an eighth of the frame size, in pixels of that grid.
+    flow: at the frame size, in pixels; with a leading axis over the iterations if all were
+      requested.
     """
 
     coarse: Float[Array, "n h8 w8 2"]
@@ -92,10 +92,10 @@ class Refined(NamedTuple):
 
 
 class RAFT(nn.Module):
-    """Pure: `model.init(key, first, second)`, `model.apply(variables, first, second)`.
+    """RAFT and RAFT-small: `model.apply(variables, first, second)`.
 
-    `features`, `context` and `refine` are its parts, so that frames which are in several pairs
-    need be looked at once only. Variables: "params" and, for RAFT, "batch_stats".
+    `features`, `context` and `refine` can be applied separately, so that the features of a frame in
+    several pairs are computed once. Variables: "params" and, for RAFT, "batch_stats".
     """
 
     config: RAFTConfig
@@ -125,25 +125,25 @@ class RAFT(nn.Module):
         iterations: int = 12,
         on_demand: bool = False,
     ) -> Refined:
-        """Flow after every step, as training wants it.
+        """Flow after every iteration, as needed in training.
 
         Args:
           first, second: RGB in 0..1; height and width multiples of 8 and at least 64.
-          iterations: steps of refinement.
-          on_demand: never hold all pairs of pixels, but compute correlation where it is asked for:
-            much less memory for large frames, more time, equal results.
+          iterations: of the refinement.
+          on_demand: compute correlations when they are looked up, instead of storing those of all
+            pairs of pixels: much less memory for large frames, more time, equal results.
         """
         both = self.features(jnp.concatenate([first, second]))
         one, other = jnp.split(both, 2)
         return self.refine(one, other, self.context(first), iterations, on_demand, every=True)
 
     def features(self, frames: Float[Array, "n h w 3"]) -> Float[Array, "n h8 w8 c"]:
-        """What is compared between frames; RGB in 0..1."""
+        """Features for the correlation; `frames` are RGB in 0..1."""
         _check_size(frames)
         return self.feature_encoder(2 * frames - 1)
 
     def context(self, frames: Float[Array, "n h w 3"]) -> Context:
-        """What is taken from the first frame of a pair; RGB in 0..1."""
+        """Context of the first frames of pairs; `frames` are RGB in 0..1."""
         _check_size(frames)
         both = self.context_encoder(2 * frames - 1)
         hidden, context = jnp.split(both, [self.config.hidden], axis=-1)
@@ -158,9 +158,10 @@ class RAFT(nn.Module):
         on_demand: bool = False,
         every: bool = False,
     ) -> Refined:
-        """Flow from the features of two frames; `every` gives it after each step, else the last.
+        """Flow from the features of two frames, after the last iteration or, with `every`, all.
 
-        Gradients do not run through the flow from step to step, as in the paper.
+        Gradients do not flow from one iteration to the one before through the flow, as in the
+        paper.
         """
         n, h, w, _ = first.shape
         radius = self.config.radius
@@ -186,7 +187,7 @@ class RAFT(nn.Module):
         if self.is_initializing():
             (hidden, flow), _ = step(self, carry, None)
             return Refined(flow, self.upsample(flow, hidden)[None])
-        # On a CPU, convolutions of a loop's backward pass are ten times slower than outside of one.
+        # On a CPU, the backward pass of convolutions is ten times slower inside a loop.
         unrolled = every and jax.default_backend() == "cpu"
         steps = nn.scan(
             step,
@@ -201,7 +202,7 @@ class RAFT(nn.Module):
     def upsample(
         self, flow: Float[Array, "n h w 2"], hidden: Float[Array, "n h w d"]
     ) -> Float[Array, "n H W 2"]:
-        """Flow at the frames' size."""
+        """Upsamples flow to the frame size."""
         if self.config.small:
             return upsample_bilinear(flow)
         return upsample_convex(flow, self.mask(hidden))

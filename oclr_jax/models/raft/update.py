@@ -1,4 +1,4 @@
-"""RAFT's update operator: one step from the flow so far to a better one (RAFT, section 3.3)."""
+"""RAFT's update operator: one iteration of the refinement of the flow (RAFT, section 3.3)."""
 
 from functools import partial
 
@@ -12,13 +12,13 @@ from oclr_jax.models.layers.initializers import conv_kernel
 from oclr_jax.models.raft import encoder
 
 GATES = ("update", "reset", "candidate")
-# The published update operator starts so; with larger kernels its first flows are far too long.
+# Initialization of the published update operator; with larger kernels the first flows explode.
 convolution = partial(encoder.convolution, kernel_init=conv_kernel)
 pixel_linear = partial(encoder.pixel_linear, kernel_init=conv_kernel)
 
 
 class MotionEncoder(nn.Module):
-    """Correlation windows and flow to motion features, the flow itself in the last two channels."""
+    """Motion features of correlation windows and flow; their last two channels are the flow."""
 
     small: bool
     dtype: jnp.dtype
@@ -42,8 +42,8 @@ class MotionEncoder(nn.Module):
 class GRU(nn.Module):
     """A convolutional gated recurrent unit (RAFT, equations 3 to 6).
 
-    The input is context, the same at every step, and motion. A convolution is linear, so the
-    context's share of it is computed once for all steps by `prepare`.
+    The input is the context, the same in every iteration, and motion features. Convolution is
+    linear, so `prepare` computes the share of the context once for all iterations.
 
     Attributes:
       size: of the convolutions, (rows, columns).
@@ -64,7 +64,7 @@ class GRU(nn.Module):
         self.biases = [self.param(f"{gate}_bias", zeros, (self.hidden,)) for gate in GATES]
 
     def prepare(self, context: Float[Array, "n h w c"]) -> Float[Array, "n h w g"]:
-        """The context's share of all three gates, biases included."""
+        """The share of the context in all three gates, including the biases."""
         start, stop = self.hidden, self.hidden + self.context
         kernel = jnp.concatenate([kernel[:, :, start:stop] for kernel in self.kernels], axis=-1)
         return self._convolve(context, kernel) + jnp.concatenate(self.biases).astype(self.dtype)
@@ -102,7 +102,7 @@ class GRU(nn.Module):
 
 
 class UpdateBlock(nn.Module):
-    """Motion encoder, GRU and flow head. The full model's GRU goes along rows, then columns."""
+    """Motion encoder, GRU and flow head. The full model has a GRU along rows, then columns."""
 
     small: bool
     hidden: int
@@ -118,7 +118,7 @@ class UpdateBlock(nn.Module):
         self.flow2 = convolution(2, (3, 3), self.dtype)
 
     def prepare(self, context: Float[Array, "n h w c"]) -> list[Float[Array, "n h w g"]]:
-        """What the steps need of the context."""
+        """The share of the context in each GRU; see `GRU.prepare`."""
         return [gru.prepare(context) for gru in self.grus]
 
     def __call__(
@@ -128,7 +128,7 @@ class UpdateBlock(nn.Module):
         windows: Float[Array, "n h w s"],
         flow: Float[Array, "n h w 2"],
     ) -> tuple[Float[Array, "n h w d"], Float[Array, "n h w 2"]]:
-        """The next hidden state, and what to add to the flow (float32)."""
+        """The next hidden state, and the change of the flow (float32)."""
         motion = self.motion(windows, flow)
         for gru, share in zip(self.grus, prepared, strict=True):
             hidden = gru(hidden, share, motion)
@@ -137,14 +137,14 @@ class UpdateBlock(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Weights with which each fine vector combines its 3x3 coarse neighbours, before softmax."""
+    """Logits of the weights with which a fine vector combines its 3x3 coarse neighbours."""
 
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "n h w d"]) -> Float[Array, "n h w 9 8 8"]:
         x = nn.relu(convolution(256, (3, 3), self.dtype, name="mask1")(hidden))
-        # A quarter balances the gradient, as the published program has it.
+        # The published program scales the mask by 0.25 to balance gradients.
         x = 0.25 * pixel_linear(9 * 64, self.dtype, name="mask2")(x)
         return x.astype(jnp.float32).reshape(*x.shape[:3], 9, 8, 8)
 
@@ -152,9 +152,9 @@ class MaskHead(nn.Module):
 def upsample_convex(
     flow: Float[Array, "n h w 2"], mask: Float[Array, "n h w 9 8 8"]
 ) -> Float[Array, "n H W 2"]:
-    """Flow at 8 times the size, each vector a convex mean of 3x3 coarse ones (RAFT, section 3.3).
+    """Upsamples flow 8 times: convex combinations of 3x3 coarse vectors (RAFT, section 3.3).
 
-    The neighbours run row by row; outside the map they are 0. Values become pixels of the fine
+    The neighbours are in row-major order, and 0 outside the map. Values become pixels of the fine
     grid.
     """
     n, h, w, _ = flow.shape
@@ -166,13 +166,13 @@ def upsample_convex(
 
 
 def upsample_bilinear(flow: Float[Array, "n h w 2"]) -> Float[Array, "n H W 2"]:
-    """Flow at 8 times the size, corners on corners; values become pixels of the fine grid."""
+    """Upsamples flow 8 times, with aligned corners; values become pixels of the fine grid."""
     rows, columns = (jnp.asarray(_stretch(side)) for side in flow.shape[1:3])
     return 8 * jnp.einsum("yh,nhwc,xw->nyxc", rows, flow, columns)
 
 
 def _stretch(side: int) -> np.ndarray:
-    """`[8 side, side]`: linear interpolation between samples whose ends stay at the ends."""
+    """Matrix [8 side, side] of linear interpolation with aligned corners."""
     at = np.linspace(0, side - 1, 8 * side)
     distance = np.abs(at[:, None] - np.arange(side))
     return np.maximum(0, 1 - distance).astype(np.float32)
