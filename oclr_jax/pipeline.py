@@ -67,7 +67,7 @@ def run(
       flows: its flow on the model grid, frame by frame. It is consumed as a stream.
       segmenter: the flow model.
       refiners: applied to the tracks in this order. Flow and probabilities are kept for them in a
-        temporary file, about 0.25 MB per frame; without refiners nothing is kept.
+        temporary file, 0.25 MB per frame on a grid of 128x224; without refiners nothing is kept.
       quiet: no progress bars.
 
     Returns the tracks by id, and whether anything in the video moves.

@@ -122,6 +122,9 @@ def _our_row(report: dict[str, Any], protocol: str, names: list[str]) -> list[st
         method, labels, inputs, grid = "masks of a folder", "", "", ""
     else:
         method, labels, inputs = f"this run: {report['weights']}", "no", "flow"
+        if report["refiners"] and report["scored_on"][protocol] == "tracks":
+            method = " + ".join([method, *(refiner["name"] for refiner in report["refiners"])])
+            inputs = "flow, RGB"
         grid = "x".join(map(str, report["grid"]))
     settings = ["", method, labels, inputs, grid, str(report["gap"] or ""), protocol]
     return settings + _figures(figures, names)

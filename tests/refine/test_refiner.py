@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from oclr_jax.tracks import StoredMask, Track
 from oclr_jax.video.clip import open_clip
 from oclr_jax.video.png import read_ids, write_ids
 from tests.clips import INFO, motion_segmenter, moving_clip, square_masks, write_frames
+from tests.datasets.miniatures import MINIATURES
 
 FRAMES = 9
 
@@ -263,6 +265,16 @@ def test_evaluation_refines_tracks_and_leaves_windows_alone(tmp_path, monkeypatc
     assert "painter" in (output / "report.html").read_text()
     with pytest.raises(UserError, match="another refiners"):
         evaluate_dataset("folder", root, protocols=protocols, output=output)
+
+
+def test_only_refined_rows_of_the_report_name_the_refiner(tmp_path, monkeypatch):
+    register(monkeypatch, painter=Painter(nothing))
+    MINIATURES["davis2016"](tmp_path / "data")
+    evaluate_dataset("davis2016", tmp_path / "data", refine=["painter"], output=tmp_path / "out")
+    rows = re.findall("<tr[^>]*>.*?</tr>", (tmp_path / "out" / "report.html").read_text(), re.S)
+    paper, refined = (row for row in rows if "this run: motion" in row)
+    assert "painter" not in paper and "<td>flow</td>" in paper
+    assert "this run: motion + painter" in refined and "<td>flow, RGB</td>" in refined
 
 
 def test_masks_of_a_folder_are_not_refined(tmp_path, monkeypatch):
