@@ -40,21 +40,27 @@ class EvaluationOutput:
     ) -> None:
         """Writes the masks of a sequence; `kind` is "tracks" or "paper"."""
         if self.folder:
+            self._write_settings(self.folder)
             for stem, frame in zip(stems, ids, strict=True):
                 write_ids(self.folder / "masks" / kind / sequence / f"{stem}.png", frame)
 
     def keep_strip(self, sequence: str, strip: UInt8[np.ndarray, "h w 3"]) -> None:
         """Writes the picture of a sequence for the report."""
         if self.folder:
+            self._write_settings(self.folder)
             write_png(self.folder / "strips" / f"{sequence}.png", strip)
 
     def keep_record(self, sequence: str, record: Record) -> None:
         """Writes the metrics of a sequence, which is then complete."""
         self.records[sequence] = record
         if self.folder:
-            # The settings are written before the first record, so that no record is without them.
-            write_json(self.folder / _SETTINGS, self.settings)
+            self._write_settings(self.folder)
             write_json(self.folder / "sequences" / f"{sequence}.json", record)
+
+    def _write_settings(self, folder: Path) -> None:
+        """Before anything else, so that a folder without them holds results of something else."""
+        if not (folder / _SETTINGS).is_file():
+            write_json(folder / _SETTINGS, self.settings)
 
     def finish(self, report: dict[str, Any], benchmark: Benchmark) -> None:
         """Writes the metrics of the dataset and the report."""

@@ -265,6 +265,21 @@ def test_paper_refuses_more_ids_than_layers_in_a_window(tmp_path, capsys):
     assert "at most 3 in a window of 30 frames" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["read_truth", "sequence_strip", "score_sequence"])
+def test_an_evaluation_that_was_stopped_in_its_first_sequence_is_resumed(
+    tmp_path, monkeypatch, place
+):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    root, output = make_dataset(tmp_path / "data"), tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, place, stopped)
+        evaluate(root, output=output)
+    assert evaluate(root, output=output) == evaluate(root)
+    assert not list(output.rglob(".oclr-*"))
+
+
 @pytest.mark.parametrize(
     "spoil, says",
     [
