@@ -60,7 +60,7 @@ def _run(arguments: Sequence[str] | None) -> None:
     options.run(options)
 
 
-def _path(name: str) -> Callable[[str], str]:
+def _not_empty(name: str) -> Callable[[str], str]:
     """Type of an argument that must not be empty, as an unset shell variable leaves it."""
 
     def check(text: str) -> str:
@@ -79,9 +79,9 @@ def _add_command(commands, name: str, about: str, run: Callable) -> argparse.Arg
 
 def _add_video(parser: argparse.ArgumentParser, output: str) -> None:
     parser.add_argument(
-        "input", metavar="INPUT", type=_path("INPUT"), help="video file, or folder of frames"
+        "input", metavar="INPUT", type=_not_empty("INPUT"), help="video file, or folder of frames"
     )
-    parser.add_argument("output", metavar="OUTPUT", type=_path("OUTPUT"), help=output)
+    parser.add_argument("output", metavar="OUTPUT", type=_not_empty("OUTPUT"), help=output)
     parser.add_argument(
         "--keep-damaged",
         action="store_true",
@@ -111,26 +111,27 @@ def _add_evaluate(commands) -> None:
     parser.add_argument(
         "--data",
         metavar="DIR",
-        type=_path("--data"),
+        type=_not_empty("--data"),
         required=True,
         help="folder, zip file or TFDS build of the dataset",
     )
     parser.add_argument(
         "--protocol",
         metavar="NAMES",
+        type=_not_empty("--protocol"),
         help=f"comma-separated, of {', '.join(PROTOCOLS)} (default: those of the dataset)",
     )
     parser.add_argument(
         "--results",
         metavar="DIR",
-        type=_path("--results"),
+        type=_not_empty("--results"),
         help="score the masks in this folder instead of a model",
     )
     parser.add_argument("--gap", type=int, choices=(1, 2, 3), help="frame gap of the flow")
     parser.add_argument(
         "--output",
         metavar="DIR",
-        type=_path("--output"),
+        type=_not_empty("--output"),
         help="folder for scores, masks and report; an interrupted evaluation resumes there",
     )
     _add_model_options(parser)
@@ -140,18 +141,19 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="NAME|FILE",
-        type=_path("--weights"),
+        type=_not_empty("--weights"),
         help="weights of the model (default: those that come with the package)",
     )
     parser.add_argument(
         "--flow",
         metavar="ESTIMATOR|FOLDER",
-        type=_path("--flow"),
+        type=_not_empty("--flow"),
         help=f"{_ESTIMATORS}, or a folder of flow files (default: the estimator of the weights)",
     )
     parser.add_argument(
         "--refine",
         metavar="NAMES",
+        type=_not_empty("--refine"),
         help="refiners of the tracks, separated by commas, applied in order (default: none)",
     )
     _add_precision(parser)
@@ -175,7 +177,7 @@ def _add_flow(commands) -> None:
         "--flow",
         metavar="ESTIMATOR",
         default="dis",
-        type=_path("--flow"),
+        type=_not_empty("--flow"),
         help=f"{_ESTIMATORS}; weights are a safetensors or released .pth file, or its name in the "
         "cache folder (default: %(default)s)",
     )
@@ -201,11 +203,13 @@ def _add_flow(commands) -> None:
 def _add_convert(commands) -> None:
     about = "convert a released PyTorch checkpoint of OCLR or RAFT to safetensors"
     parser = _add_command(commands, "convert", about, _convert)
-    parser.add_argument("input", metavar="IN.pth", type=_path("IN.pth"), help="released checkpoint")
+    parser.add_argument(
+        "input", metavar="IN.pth", type=_not_empty("IN.pth"), help="released checkpoint"
+    )
     parser.add_argument(
         "output",
         metavar="OUT.safetensors",
-        type=_path("OUT.safetensors"),
+        type=_not_empty("OUT.safetensors"),
         help="file to write; an existing one is replaced",
     )
 
