@@ -36,7 +36,7 @@ from oclr_jax.datasets.ablations import (
     Experiment,
 )
 from oclr_jax.errors import UserError
-from oclr_jax.evaluate.run import fingerprint
+from oclr_jax.evaluate.settings import params_digest
 from oclr_jax.files import replacing
 from oclr_jax.train.settings import RESUMABLE_FIELDS
 from oclr_jax.weights.file import load_weights
@@ -103,7 +103,7 @@ def read_run(workdir: Path, notes: list[str]) -> Run | None:
         done = f"{info.card['steps']:,} of {config['steps']:,}"
         notes.append(f"{workdir} is skipped: it is not finished (step {done}).")
         return None
-    reports = _reports(workdir, fingerprint(params), notes)
+    reports = _reports(workdir, params_digest(params), notes)
     figures = {name: find(reports, name) for name in SOURCES}
     return Run(
         workdir=workdir,

@@ -9,7 +9,7 @@ import pytest
 from configs.oclr_flow import get_config
 from launch.reports.collect_results import NOT_TRAINED, changed_fields, main
 from oclr_jax.datasets.ablations import COLUMNS, EXPERIMENTS, REPEATS, REPEATS_MEAN, REPEATS_STD
-from oclr_jax.evaluate.run import fingerprint
+from oclr_jax.evaluate.settings import params_digest
 from oclr_jax.models.oclr import OCLR
 from oclr_jax.train.tasks.segmentation import init_params, model_config
 from oclr_jax.weights.description import WeightsInfo
@@ -44,7 +44,7 @@ def finish(workdir, params, name="ours_g", seed=0, scores=(), **changes):
                        name=name, card={"steps": steps})  # fmt: skip
     save_weights(workdir / "weights.safetensors", arrays, info, dtype="float32")
     for dataset, title, j in scores:
-        write_metrics(workdir, dataset, title, j, fingerprint(arrays))
+        write_metrics(workdir, dataset, title, j, params_digest(arrays))
     return workdir
 
 
