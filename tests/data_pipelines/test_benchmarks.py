@@ -1,4 +1,4 @@
-"""The benchmarks as TFDS datasets: what goes in comes out, flow at the gap, and is evaluated."""
+"""Benchmarks as TFDS datasets: contents equal the originals, flow at the gap, evaluation."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_every_benchmark_has_its_builder():
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_what_goes_in_comes_out(tmp_path, name):
+def test_built_benchmarks_equal_their_originals(tmp_path, name):
     directory = built(name, tmp_path)
     benchmark = BENCHMARKS[name]
     (original,) = find_benchmark_sequences(benchmark, tmp_path / "manual")
@@ -114,7 +114,7 @@ def test_the_real_sequences(shared_dir, tmp_path):
         assert again.flow().shape[::3] == (len(original.stems), 4)
 
 
-def test_the_command_says_what_is_wrong(tmp_path, capsys):
+def test_the_command_rejects_wrong_input(tmp_path, capsys):
     arguments = ["--dataset", "davis2016", "--data_dir", str(tmp_path / "data")]
     for manual, more, says in (
         (tmp_path / "no", [], "does not exist"),

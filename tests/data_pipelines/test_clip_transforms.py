@@ -1,4 +1,4 @@
-"""Each change of a clip against what it must do to a moving object's flow and masks."""
+"""The effect of every clip transform on the flow and masks of a moving object."""
 
 import dataclasses
 
@@ -67,7 +67,7 @@ def assert_equal(one: FlowClip, other: FlowClip) -> None:
 
 
 @pytest.mark.parametrize("change", [flip_horizontal, flip_vertical, reverse_time])
-def test_flips_keep_flow_and_masks_together(change, clip):
+def test_flips_keep_flow_and_masks_aligned(change, clip):
     assert_flow_carries_masks(clip)
     changed = change(clip)
     assert_flow_carries_masks(changed)
@@ -75,19 +75,19 @@ def test_flips_keep_flow_and_masks_together(change, clip):
     assert_equal(change(changed), clip)
 
 
-def test_flip_horizontal_turns_u_alone(clip):
+def test_flip_horizontal_negates_u_alone(clip):
     changed = flip_horizontal(clip)
     np.testing.assert_array_equal(changed["flow"][:, :, ::-1, 0], -clip["flow"][..., 0])
     np.testing.assert_array_equal(changed["flow"][:, :, ::-1, 1], clip["flow"][..., 1])
 
 
-def test_flip_vertical_turns_v_alone(clip):
+def test_flip_vertical_negates_v_alone(clip):
     changed = flip_vertical(clip)
     np.testing.assert_array_equal(changed["flow"][:, ::-1, :, 2], clip["flow"][..., 2])
     np.testing.assert_array_equal(changed["flow"][:, ::-1, :, 3], -clip["flow"][..., 3])
 
 
-def test_reverse_time_makes_the_gap_back_the_gap_ahead(clip):
+def test_reverse_time_swaps_the_gaps(clip):
     changed = reverse_time(clip)
     np.testing.assert_array_equal(changed["flow"][0, ..., :2], clip["flow"][-1, ..., 2:])
 
@@ -107,7 +107,7 @@ def affine_clip(height: int, width: int) -> FlowClip:
     return FlowClip(flow=np.stack([flow, flow]), amodal=masks, modal=masks.copy())
 
 
-def test_zoom_scales_flow_with_the_picture():
+def test_zoom_scales_flow_with_the_image():
     # On the zoomed grid a pixel is twice as far from the window's corner as before, so that the
     # same field about the window's corner is linear with the same slope.
     zoomed = crop_zoom(affine_clip(H, W), (4, 8, H // 2, W // 2))
@@ -121,7 +121,7 @@ def test_zoom_scales_flow_with_the_picture():
     assert zoomed["modal"][0, 4, 0, 0] == 1 and zoomed["modal"][0, 3, 0, 0] == 0
 
 
-def test_resize_brings_flow_and_masks_to_another_grid(clip):
+def test_resize_changes_the_grid_of_flow_and_masks(clip):
     assert resize_clip(clip, H, W) is clip
     small = resize_clip(affine_clip(H, W), H // 2, W // 4)
     y, x = np.mgrid[: H // 2, : W // 4] + 0.5
@@ -130,7 +130,7 @@ def test_resize_brings_flow_and_masks_to_another_grid(clip):
     assert small["amodal"].sum() == affine_clip(H, W)["amodal"].sum() / 8
 
 
-def test_masks_are_taken_at_the_centres_of_the_new_pixels():
+def test_masks_are_sampled_at_pixel_centres():
     masks = np.zeros((1, 9, 9, K), np.uint8)
     masks[:, 4, 7] = 1
     clip = FlowClip(flow=np.zeros((1, 9, 9, 4), np.float32), amodal=masks, modal=masks)
@@ -144,7 +144,7 @@ def test_masks_are_taken_at_the_centres_of_the_new_pixels():
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=40, deadline=None)
-def test_resized_masks_are_masks_of_what_was_there(size, grid, seed):
+def test_resized_masks_stay_consistent(size, grid, seed):
     rng = np.random.default_rng(seed)
     amodal = rng.integers(0, 2, (1, *size, K), dtype=np.uint8)
     modal = amodal * rng.integers(0, 2, amodal.shape, dtype=np.uint8)
@@ -157,7 +157,7 @@ def test_resized_masks_are_masks_of_what_was_there(size, grid, seed):
         assert resized["amodal"].any(axis=(1, 2)).tolist() == amodal.any(axis=(1, 2)).tolist()
 
 
-def test_camera_moves_everything_alike_there_and_back(clip):
+def test_camera_moves_everything_in_both_directions(clip):
     camera = random_camera(np.random.default_rng(0), T, Augmentation())
     added = add_camera(clip, camera)["flow"] - clip["flow"]
     # What a frame sees ahead, the next one sees back.
@@ -190,7 +190,7 @@ def test_unseen_layers_are_emptied_and_moved_back():
 
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
-def test_windows_lie_inside_and_respect_their_limits(seed):
+def test_crops_are_inside_and_respect_their_limits(seed):
     rng = np.random.default_rng(seed)
     top, left, rows, columns = random_window(rng, 90, 160, min_window=0.5, max_stretch=1.3)
     assert 0 <= top <= 90 - rows and 0 <= left <= 160 - columns
@@ -226,13 +226,13 @@ def test_no_augmentation_changes_nothing(clip):
 @pytest.mark.parametrize(
     "name", ["flip_horizontal", "flip_vertical", "reverse_time", "zoom", "camera"]
 )
-def test_every_augmentation_happens(clip, name):
+def test_every_augmentation_is_applied(clip, name):
     only = dataclasses.replace(NO_AUGMENTATION, **{name: 1.0})
     changed = augment(clip, np.random.default_rng(0), only)
     assert (changed["flow"] != clip["flow"]).any()
 
 
-def test_speed_is_drawn_from_its_range(clip):
+def test_speed_is_sampled_from_its_range(clip):
     faster = dataclasses.replace(NO_AUGMENTATION, min_speed=2.0, max_speed=3.0)
     factors = [
         augment(clip, np.random.default_rng(seed), faster)["flow"].max() / clip["flow"].max()

@@ -1,4 +1,4 @@
-"""Batches: what they hold, that a step alone decides about them, and what is refused."""
+"""Batches of clips: contents, dependence on seed and step alone, rejected options."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ def stored(tiny_directory):
     return list(tfds.builder_from_directory(tiny_directory).as_data_source("train"))
 
 
-def test_training_batches_have_the_promised_form(tiny_directory):
+def test_training_batches_have_the_documented_shapes(tiny_directory):
     loader = load(tiny_directory)
     assert len(loader) == 3
     batch = loader[0]
@@ -194,7 +194,7 @@ TWO_APART = {(0, 2), (2, 2), (4, 2)}
         (5, NEIGHBOURS | TWO_APART | {(1, 3), (0, 4)}),
     ],
 )
-def test_training_clips_are_any_part_in_which_an_object_is_seen(stride, parts):
+def test_training_clips_are_random_parts_with_a_visible_object(stride, parts):
     frames, stored_frames = 3, 9
     flow = np.arange(stored_frames, dtype=np.float16)[:, None, None, None]
     segmentations = np.zeros((stored_frames, 4, 4, 1), np.uint8)
@@ -223,7 +223,7 @@ def test_training_clips_are_any_part_in_which_an_object_is_seen(stride, parts):
     assert found == parts
 
 
-def test_augmentation_and_stride_are_passed_on(tiny_directory, recipe):
+def test_augmentation_and_stride_are_used(tiny_directory, recipe):
     assert differ(load(tiny_directory, frames=2)[0], load(tiny_directory, frames=2, stride=4)[0])
     assert differ(online(recipe, frames=2)[0], online(recipe, frames=2, stride=4)[0])
     still = load(tiny_directory, augmentation=NO_AUGMENTATION)[0]["flow"]
@@ -236,7 +236,7 @@ def test_sequences_read_part_of_a_split(tiny_directory):
     assert len(load(tiny_directory, "train[2:4]")) == 1
 
 
-def test_joined_sequences_are_those_of_each_in_a_row(tiny_directory):
+def test_joined_sequences_are_concatenated(tiny_directory):
     parts = [Sequences(tiny_directory, split, clip_fields("exact")) for split in SLICES]
     joined, whole = JoinedSequences(parts), Sequences(tiny_directory, "train", clip_fields("exact"))
     assert len(joined) == len(whole) == 6
@@ -260,7 +260,7 @@ def test_training_reads_extra_datasets(tiny_directory, tmp_path, workers):
         assert_same(batch, loader[step])
 
 
-def test_datasets_that_do_not_go_together_are_told(tiny_directory, tmp_path):
+def test_incompatible_datasets_are_rejected(tiny_directory, tmp_path):
     flow = {"estimator": "raft", "height": 32, "width": 48}
     other = _copy(tiny_directory, tmp_path / "other", flow=flow)
     with pytest.raises(UserError, match="join datasets of one estimator"):
@@ -306,12 +306,12 @@ def test_dataset_directory_finds_the_newest_version(tmp_path):
         ("train[oops]", {}, r"no split train\[oops\]"),
     ],
 )
-def test_what_cannot_be_loaded_is_told(tiny_directory, split, changes, words):
+def test_wrong_options_are_rejected(tiny_directory, split, changes, words):
     with pytest.raises(UserError, match=words):
         load(tiny_directory, split, **changes)
 
 
-def test_no_dataset_and_broken_dataset_are_told(tiny_directory, tmp_path):
+def test_missing_and_damaged_datasets_are_rejected(tiny_directory, tmp_path):
     with pytest.raises(UserError, match="is not a dataset"):
         load(tmp_path)
     broken = tmp_path / "broken"
@@ -349,7 +349,7 @@ def test_an_online_batch_depends_on_the_step_alone(recipe, workers):
     batches.close()
 
 
-def test_online_sequences_are_what_would_be_stored_and_never_end(recipe):
+def test_online_sequences_equal_stored_ones_and_never_end(recipe):
     for flow, names in (
         ("estimated", ("estimated_forward_flow", "estimated_backward_flow")),
         ("exact", ("forward_flow", "backward_flow")),
@@ -376,7 +376,7 @@ def test_online_sequences_are_what_would_be_stored_and_never_end(recipe):
         ({"flow": "raft"}, "no raft flow"),
     ],
 )
-def test_what_cannot_be_rendered_is_told(recipe, changes, words):
+def test_wrong_online_options_are_rejected(recipe, changes, words):
     with pytest.raises(UserError, match=words):
         online(recipe, **changes)
 

@@ -1,4 +1,4 @@
-"""Parallel generation: the same bytes always, nothing half-written, nothing done twice."""
+"""Parallel generation: reproducible bytes, resumption, no partial results."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_beam_gives_the_same_bytes(tiny_directory, tiny_estimator, tmp_path, mon
     assert records == contents(tiny_directory)
 
 
-def test_unfinished_dataset_is_finished_not_redone(copied, tiny_config, tiny_estimator, tmp_path):
+def test_an_unfinished_dataset_is_resumed(copied, tiny_config, tiny_estimator, tmp_path):
     wanted = contents(copied)
     unfinished = copied.rename(copied.with_name(copied.name + ".unfinished"))
     (unfinished / "dataset_info.json").unlink()
@@ -76,7 +76,7 @@ def test_unfinished_dataset_is_finished_not_redone(copied, tiny_config, tiny_est
     assert not unfinished.exists()
 
 
-def test_finished_dataset_is_left_alone(copied, tiny_config, tiny_estimator, tmp_path):
+def test_a_finished_dataset_is_left_unchanged(copied, tiny_config, tiny_estimator, tmp_path):
     directory, rendered = generate_dataset(tiny_config, tmp_path, tiny_estimator, quiet=True)
     assert (directory, rendered) == (copied, False)
 
@@ -99,14 +99,14 @@ def test_another_opencv_does_not_resume(copied, tiny_config, tiny_estimator, tmp
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_other_settings_are_refused(copied, tiny_config, tiny_estimator, tmp_path, finished):
+def test_other_settings_are_rejected(copied, tiny_config, tiny_estimator, tmp_path, finished):
     if not finished:
         copied.rename(copied.with_name(copied.name + ".unfinished"))
     with pytest.raises(UserError, match=r"other settings \(seed\); remove it"):
         generate_dataset(tiny_config, tmp_path, tiny_estimator, seed=1, quiet=True)
 
 
-def test_bad_numbers_are_refused(tiny_config, tiny_estimator, tmp_path):
+def test_bad_numbers_are_rejected(tiny_config, tiny_estimator, tmp_path):
     with pytest.raises(UserError, match="processes must be at least 1, not 0"):
         generate_dataset(tiny_config, tmp_path, tiny_estimator, processes=0)
     with pytest.raises(UserError, match="seed must be 0 or more"):
@@ -114,14 +114,14 @@ def test_bad_numbers_are_refused(tiny_config, tiny_estimator, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_remote_folders_are_refused(tiny_config, tiny_estimator, tmp_path, monkeypatch):
+def test_remote_folders_are_rejected(tiny_config, tiny_estimator, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="to a local disk"):
         generate_dataset(tiny_config, "gs://bucket/data", tiny_estimator)
     assert not list(tmp_path.iterdir())
 
 
-def test_folder_that_cannot_be_made_is_told(tiny_config, tiny_estimator, tmp_path):
+def test_an_unwritable_folder_is_reported(tiny_config, tiny_estimator, tmp_path):
     blocker = tmp_path / "oclr_syn"
     blocker.write_text("a file where the folder should be")
     with pytest.raises(UserError, match="choose another"):
@@ -129,7 +129,7 @@ def test_folder_that_cannot_be_made_is_told(tiny_config, tiny_estimator, tmp_pat
     assert blocker.is_file()
 
 
-def test_command_tells_where_the_dataset_is(copied, tmp_path):
+def test_the_command_prints_the_folder_of_the_dataset(copied, tmp_path):
     command = [*COMMAND, "--config", "tiny", "--data_dir", str(tmp_path)]
     out = subprocess.run(command, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
@@ -152,7 +152,7 @@ def test_raft_estimates_the_flow_of_a_dataset(tmp_path, raft_weights):
     assert out.returncode == 2 and "no weights none" in out.stderr
 
 
-def test_sources_are_looked_at_before_anything_is_rendered(tmp_path):
+def test_sources_are_checked_before_rendering(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     (images / "bad.png").write_bytes(b"no picture")
@@ -178,7 +178,7 @@ def test_sources_are_looked_at_before_anything_is_rendered(tmp_path):
     assert out.returncode == 2 and "other settings (sources)" in out.stderr
 
 
-def test_full_disk_is_told(tmp_path):
+def test_a_full_disk_is_reported(tmp_path):
     # A limit on the size of a file fails as a full disk does, and needs no disk of its own. Set by
     # the shell (in units of 512 bytes), because jax warns where Python forks.
     command = [*COMMAND, "--config", "tiny", "--data_dir", str(tmp_path), "--processes", "1"]

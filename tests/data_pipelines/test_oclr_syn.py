@@ -1,4 +1,4 @@
-"""The dataset's fields, what they hold, and the precision of what is stored."""
+"""The features of the dataset, their contents and precision."""
 
 import hashlib
 import subprocess
@@ -69,7 +69,7 @@ def test_examples_hold_what_was_rendered(source, tiny_config, tiny_estimator):
         assert np.abs(frames.astype(int) - drawn["video"]).mean() < 4
 
 
-def test_objects_come_by_turns_and_in_front_first(source):
+def test_numbers_of_objects_alternate_and_layers_run_front_to_back(source):
     for index, example in enumerate(source):
         objects = 1 + index % 3
         order = [k if k < objects else -1 for k in range(3)]
@@ -88,7 +88,7 @@ def test_every_field_is_documented(tiny_directory):
     assert [name for name, field in fields.items() if not field.doc.desc] == []
 
 
-def test_metadata_tells_how_the_data_were_made(tiny_directory, tiny_estimator):
+def test_metadata_record_the_settings(tiny_directory, tiny_estimator):
     metadata = tfds.builder_from_directory(tiny_directory).info.metadata
     assert metadata["data_version"] == DATA_VERSION
     assert metadata["flow"] == tiny_estimator.settings()
@@ -130,7 +130,7 @@ def test_every_object_is_seen():
             assert mask.mean(axis=(1, 2)).max() >= MIN_SEEN
 
 
-def test_render_seen_draws_again(monkeypatch):
+def test_render_seen_samples_again(monkeypatch):
     config = SceneConfig(frames=2, height=16, width=32, render_height=32, render_width=64)
     drawn = render(sample_scene(np.random.default_rng(0), config, 1))
     hidden = {**drawn, "segmentations": np.zeros_like(drawn["segmentations"])}
@@ -143,13 +143,13 @@ def test_render_seen_draws_again(monkeypatch):
         render_seen(np.random.default_rng(0), config, SceneKind(1))
 
 
-def test_rendering_without_an_estimator_is_refused(tmp_path):
+def test_rendering_without_an_estimator_is_rejected(tmp_path):
     builder = OclrSyn(data_dir=tmp_path, config="tiny")
     with pytest.raises(UserError, match="needs a flow estimator"):
         builder.download_and_prepare()
 
 
-def test_card_tells_parameters_sources_fields_and_files(tiny_directory):
+def test_the_card_lists_parameters_sources_fields_and_files(tiny_directory):
     card = (tiny_directory / "README.md").read_text()
     assert card.startswith(f"# oclr_syn/tiny, version {DATA_VERSION}\n")
     for line in (

@@ -1,4 +1,4 @@
-"""Varied pairs: their flow still says where things went, and nothing else is lost."""
+"""Augmented pairs: their flow still maps the first frame to the second."""
 
 import dataclasses
 
@@ -73,7 +73,7 @@ def test_scaling(size):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_varied_pairs_are_explained_by_their_flow(seed):
+def test_augmented_pairs_are_explained_by_their_flow(seed):
     pair = augment_pair(turned_pair(), np.random.default_rng(seed), (64, 80), COLORLESS)
     assert pair["first"].shape == pair["second"].shape == (64, 80, 3)
     assert pair["valid"].all()
@@ -93,7 +93,7 @@ def test_colors_change_and_flow_does_not(seed):
     assert (varied["first"] != pair["first"]).any()
 
 
-def test_frames_share_their_light_unless_it_is_their_own():
+def test_frames_change_colours_together_or_apart():
     pair = turned_pair()
     pair["second"] = pair["first"]
     same = dataclasses.replace(COLORLESS, brightness=0.4, asymmetric=0.0)
@@ -110,6 +110,6 @@ def test_unknown_flow_stays_unknown():
     assert scale_pair(pair, 150, 200)["valid"][:, 104:].all()
 
 
-def test_too_large_a_crop_is_refused():
+def test_a_crop_larger_than_the_frame_raises():
     with pytest.raises(ValueError, match="does not fit"):
         augment_pair(turned_pair(), np.random.default_rng(0), (97, 80), PairAugmentation())

@@ -1,4 +1,4 @@
-"""Pairs of frames: what they hold, that a step alone decides about them, and what is refused."""
+"""Batches of frame pairs: contents, dependence on seed and step alone, rejected options."""
 
 from itertools import islice
 from pathlib import Path
@@ -46,7 +46,7 @@ def assert_same(one, other) -> None:
         np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_training_batches_have_the_promised_form(directory):
+def test_training_batches_have_the_documented_shapes(directory):
     loader = load(directory)
     assert len(loader) == 3
     form = {name: (value.shape, value.dtype.name) for name, value in loader[0].items()}
@@ -110,7 +110,7 @@ def test_each_process_reads_its_part_of_the_batch(directory):
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), values)
 
 
-def test_what_cannot_be_loaded_is_told(directory, tiny_directory):
+def test_wrong_options_are_rejected(directory, tiny_directory):
     with pytest.raises(UserError, match="flow of 32x48 for frames of 64x96; .* such as flow_pairs"):
         load(tiny_directory)
     with pytest.raises(UserError, match=r"crop of \(72, 64\) is larger"):

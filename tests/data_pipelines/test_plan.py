@@ -1,4 +1,4 @@
-"""Table B5, counted on the plan of the scenes, without rendering any."""
+"""The proportions of table B5, counted on the plan of the scenes without rendering."""
 
 import hashlib
 from collections import Counter
@@ -51,7 +51,7 @@ def test_counts_of_table_b5(name, total, unit, objects, stationary):
     assert occluded == {cell: count // 4 for cell, count in counts.items()}
 
 
-def test_stationary_spells_are_spread_over_the_cells():
+def test_pauses_are_spread_over_the_cells():
     plan = kinds("syn_train")
     still = Counter((k.motion, k.shape, k.objects) for k in plan if k.stationary)
     image = Counter((k.motion, k.shape, k.objects) for k in plan if k.background == "image")

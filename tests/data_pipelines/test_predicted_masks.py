@@ -1,4 +1,4 @@
-"""Stored predictions: what they hold, that they resume, and what is refused."""
+"""Stored predictions: contents, resumption, rejected datasets."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_a_slice_names_the_same_sequences_in_both(masks_directory):
         ]
 
 
-def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tiny_directory, tmp_path):
+def test_an_interrupted_run_resumes_with_the_same_bytes(tiny_directory, tmp_path):
     whole = copy_dataset(tiny_directory, tmp_path / "whole")
     directory = copy_dataset(tiny_directory, tmp_path / "cut")
     folder, predicted = write(whole)
@@ -83,7 +83,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tiny_directory, tmp
     assert write(directory, model=interrupted) == (resumed, False)
 
 
-def test_what_cannot_be_predicted_is_refused(tiny_directory, masks_directory, tmp_path):
+def test_unusable_datasets_are_rejected(tiny_directory, masks_directory, tmp_path):
     with pytest.raises(UserError, match="is not a dataset"):
         write(tmp_path)
     with pytest.raises(UserError, match="local copy"):

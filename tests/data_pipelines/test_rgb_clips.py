@@ -1,4 +1,4 @@
-"""RGB clips: all fields stay aligned, a step alone decides about a batch, and what is refused."""
+"""RGB clips: aligned fields, dependence on seed and step alone, rejected masks and options."""
 
 import json
 from itertools import islice
@@ -32,7 +32,7 @@ def assert_same(one, other) -> None:
         np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_batches_have_the_promised_form(masks_directory):
+def test_batches_have_the_documented_shapes(masks_directory):
     loader = load(masks_directory, height=16, width=32)
     assert len(loader) == 3
     form = {name: (value.shape, value.dtype.name) for name, value in loader[0].items()}
@@ -192,7 +192,7 @@ def test_masks_are_those_of_the_same_sequence(masks_directory):
         np.testing.assert_allclose(clip["predicted_order"], order, rtol=1e-5, atol=1e-6)
 
 
-def test_masks_that_do_not_fit_are_refused(masks_directory, tiny_directory, tmp_path):
+def test_masks_of_another_dataset_are_rejected(masks_directory, tiny_directory, tmp_path):
     with pytest.raises(UserError, match=r"motion of .* are missing; run .*predict_masks.py .*tiny"):
         load(copy_dataset(tiny_directory, tmp_path / "tiny"))
     directory = copy_dataset(masks_directory, tmp_path / "copy")
@@ -224,6 +224,6 @@ def test_masks_that_do_not_fit_are_refused(masks_directory, tiny_directory, tmp_
         ({"split": "test"}, "no split test"),
     ],
 )
-def test_what_cannot_be_loaded_is_refused(masks_directory, changes, words):
+def test_wrong_options_are_rejected(masks_directory, changes, words):
     with pytest.raises(UserError, match=words):
         load(masks_directory, **changes)

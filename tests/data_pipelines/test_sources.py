@@ -1,4 +1,4 @@
-"""Folders of images, silhouettes and videos: what is taken from them, and what is refused."""
+"""Folders of images, silhouettes and videos: contents of samples, rejected folders."""
 
 import cv2
 import numpy as np
@@ -55,7 +55,7 @@ def sources(folders):
     return open_sources(folders / "images", folders / "silhouettes", folders / "videos")
 
 
-def test_broken_files_are_named_and_left_out(sources):
+def test_broken_files_are_listed_and_skipped(sources):
     assert sources.images.files == ("deep/0.png", "deep/1.png", "deep/2.png")
     assert sources.images.broken == ("broken.jpg",)
     assert sources.silhouettes.files == ("cow/00000.png",)
@@ -65,7 +65,7 @@ def test_broken_files_are_named_and_left_out(sources):
     assert sources.videos.broken == ("broken.mp4",)
 
 
-def test_settings_tell_the_sources_and_not_where_they_lie(sources, folders):
+def test_settings_describe_the_sources_without_their_paths(sources, folders):
     settings = sources.settings()
     assert settings["images"]["licence"] == "CC BY 4.0"
     assert settings["images"]["files"] == 3
@@ -75,7 +75,7 @@ def test_settings_tell_the_sources_and_not_where_they_lie(sources, folders):
 
 
 @pytest.mark.parametrize("kind", ["images", "silhouettes", "videos"])
-def test_missing_empty_and_broken_folders_are_told(tmp_path, kind):
+def test_missing_empty_and_broken_folders_are_rejected(tmp_path, kind):
     with pytest.raises(UserError, match="no source folder"):
         open_sources(**{kind: tmp_path / "none"})
     (tmp_path / "empty").mkdir()
@@ -87,13 +87,13 @@ def test_missing_empty_and_broken_folders_are_told(tmp_path, kind):
         open_sources(**{kind: tmp_path / "empty"})
 
 
-def test_silhouettes_without_objects_are_told(tmp_path):
+def test_silhouettes_without_objects_are_rejected(tmp_path):
     write_ids(tmp_path / "a" / "0.png", np.zeros((50, 50), np.uint8))
     with pytest.raises(UserError, match="No object in the silhouettes"):
         open_sources(silhouettes=tmp_path)
 
 
-def test_scenes_are_made_of_the_folders(sources):
+def test_scenes_use_the_folders(sources):
     kind = SceneKind(objects=1, background="video")
     drawn = compose_scene(np.random.default_rng(0), CONFIG, kind, sources)
     assert isinstance(drawn.backdrop, Footage)
@@ -118,14 +118,14 @@ def test_scenes_are_made_of_the_folders(sources):
     assert np.ptp(part.sprite[..., 2].astype(int)) <= 1
 
 
-def test_videos_too_short_go_there_and_back(sources):
+def test_short_videos_play_back_and_forth(sources):
     for seed in range(8):
         clip = sources.footage(np.random.default_rng(seed), 30, 45, 60)
         assert clip.shape == (30, 45, 60, 3)
         assert all((a != b).any() for a, b in zip(clip[:-1], clip[1:], strict=True))
 
 
-def test_video_files_are_read_and_what_breaks_off_is_passed_over(tmp_path, monkeypatch):
+def test_video_files_are_read_and_damaged_ones_skipped(tmp_path, monkeypatch):
     world = texture(np.random.default_rng(4), 100, 200)
     with video_writer(tmp_path / "pan.mp4", 12, 64, 96) as write:
         for t in range(10):

@@ -318,7 +318,7 @@ def test_forward_and_backward_flow_undo_each_other_where_seen(seed, index, gap):
             assert np.quantile(loop[seen], 0.9) < 0.1
 
 
-def test_a_gap_too_long_is_told():
+def test_a_gap_too_long_is_rejected():
     with pytest.raises(UserError, match="gap 3"):
         render(scene(1), gap=3)
 

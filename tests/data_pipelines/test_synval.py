@@ -35,7 +35,7 @@ def published(tmp_path):
     return root
 
 
-def test_examples_are_as_our_own(published, tmp_path, tiny_directory):
+def test_examples_have_the_same_features_as_rendered_ones(published, tmp_path, tiny_directory):
     directory, made = import_synval(published, tmp_path, "published_val", "validation", quiet=True)
     assert made
     ours = tfds.builder_from_directory(tiny_directory).as_data_source("train")[0]
@@ -58,7 +58,7 @@ def test_examples_are_as_our_own(published, tmp_path, tiny_directory):
     )
 
 
-def test_it_loads_and_has_no_exact_flow(published, tmp_path):
+def test_imported_data_load_without_exact_flow(published, tmp_path):
     directory, _ = import_synval(published, tmp_path, "published_train", "train", quiet=True)
     options = {"frames": 3, "batch_size": 2, "height": 32, "width": 56, "train": True}
     batch = make_clip_loader(directory, "train", **options)[0]
@@ -68,7 +68,7 @@ def test_it_loads_and_has_no_exact_flow(published, tmp_path):
         make_clip_loader(directory, "train", flow="exact", **options)
 
 
-def test_what_does_not_fit_is_told(published, tmp_path):
+def test_inconsistent_data_are_rejected(published, tmp_path):
     with pytest.raises(UserError, match="no folder.*JPEGImages"):
         import_synval(tmp_path / "none", tmp_path, "published_val", "validation")
     (published / "JPEGImages" / "2_b").rename(published / "JPEGImages" / "3_b")

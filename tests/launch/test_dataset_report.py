@@ -1,4 +1,4 @@
-"""The page about a dataset: its statistics on flow that is known, and what it shows."""
+"""The report on datasets: statistics of known flow, and the contents of the page."""
 
 import numpy as np
 import pytest

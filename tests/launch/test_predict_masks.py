@@ -46,7 +46,7 @@ def test_the_command_stores_what_the_weights_predict(dataset, capsys):
     assert capsys.readouterr().out == f"{folder} exists; nothing to do\n"
 
 
-def test_flow_comes_on_the_grid_and_at_the_gaps_of_the_model(monkeypatch):
+def test_flow_is_resized_and_its_gaps_are_selected(monkeypatch):
     segmenter = motion_segmenter()
     seen = []
     monkeypatch.setattr(
@@ -62,7 +62,7 @@ def test_flow_comes_on_the_grid_and_at_the_gaps_of_the_model(monkeypatch):
         predict_masks.predict_stored(segmenter, flow, (3, -3))
 
 
-def test_mistakes_end_in_a_sentence(dataset, tmp_path, capsys, monkeypatch):
+def test_errors_are_one_sentence(dataset, tmp_path, capsys, monkeypatch):
     assert predict_masks.main([str(tmp_path)]) == 2
     assert "is not a dataset" in capsys.readouterr().err
     assert predict_masks.main([str(dataset), "--weights", "none"]) == 2
@@ -78,7 +78,7 @@ def test_mistakes_end_in_a_sentence(dataset, tmp_path, capsys, monkeypatch):
     assert [path.name for path in (dataset / "predicted_masks").iterdir()] == ["motion.unfinished"]
 
 
-def test_flow_of_another_estimator_is_pointed_out(dataset, capsys, monkeypatch):
+def test_flow_of_another_estimator_is_warned_of(dataset, capsys, monkeypatch):
     segmenter = motion_segmenter()
     monkeypatch.setattr(predict_masks, "load_segmenter", lambda *_: segmenter)
     monkeypatch.setitem(segmenter.info.flow, "estimator", "raft")

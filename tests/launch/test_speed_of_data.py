@@ -1,4 +1,4 @@
-"""The measurements of data run, and measure all that they say."""
+"""The benchmarks of data run and print all of their measurements."""
 
 import argparse
 from functools import partial

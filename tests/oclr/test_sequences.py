@@ -1,4 +1,4 @@
-"""Layers of a sequence: one channel stays with one object, whatever the windows answer."""
+"""Layers of a sequence: a channel stays with its object, whatever the order in each window."""
 
 import dataclasses
 
