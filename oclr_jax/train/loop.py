@@ -101,12 +101,55 @@ def _open_run(
     profile: bool,
     stop: StopSignal | None,
 ) -> tuple["_Run", TrainState]:
-    """Checks the settings, restores or initialises the state, and opens what is written to."""
+    """Checks the settings and puts a training together."""
     config = lengths_in_steps(config)
     check_values(config)
     devices = open_devices(config.parallel, config.batch_size, config.accumulate)
     optimizer = OptimizerConfig(**config.optimizer)
     nonfinite = NonFiniteSteps(workdir, data, config.on_nonfinite, config.max_skips)
+    checkpoints, state, frozen = _restore_or_start(config, workdir, task, devices, optimizer)
+    compiled = compile_step(
+        task,
+        optimizer,
+        config.steps,
+        devices,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
+    )
+    timer, journal = PhaseTimer(), Journal(workdir, int(state.step), writes=is_lead())
+    report = TrainingReport(config, workdir, command, task.curves)
+    run = _Run(
+        config=config,
+        data=data,
+        devices=devices,
+        checkpoints=checkpoints,
+        journal=journal,
+        learning_rate=learning_rate_schedule(optimizer, config.steps),
+        step=lambda state, batch: compiled(state, frozen, batch),
+        evaluation=Evaluation(
+            config, workdir, task, data, command, journal, report, timer, stop or StopSignal()
+        ),
+        window=MetricsWindow(nonfinite),
+        flops=task.step_flops(config.batch_size),
+        trace=StepTrace(workdir / "profile") if profile and is_lead() else None,
+        timer=timer,
+        frozen=frozen,
+    )
+    return run, state
+
+
+def _restore_or_start(
+    config: ConfigDict,
+    workdir: epath.Path,
+    task: Task,
+    devices: Devices,
+    optimizer: OptimizerConfig,
+) -> tuple[Checkpoints, TrainState, Any]:
+    """Opens the checkpoints; returns them, the newest state or the initial one, and frozen arrays.
+
+    Where anything is wrong with the settings or the weights to start from, nothing is written.
+    """
     resumes = any(path.name.isdigit() for path in (workdir / CHECKPOINTS).glob("*"))
     if resumes:
         check_unchanged(config, workdir / "config.json")
@@ -129,39 +172,10 @@ def _open_run(
     if state is None:  # In a bucket, where only an unfinished checkpoint was found.
         variables, origin = warm_start(config, task, variables)
         state = start(variables)
+    write_origin(workdir, origin)
     if is_lead():
         write_settings(config, workdir / "config.json")
-    write_origin(workdir, origin)
-    compiled = compile_step(
-        task,
-        optimizer,
-        config.steps,
-        devices,
-        seed=config.seed,
-        ema_decay=config.ema_decay,
-        accumulate=config.accumulate,
-    )
-    frozen, timer = devices.replicate(variables.frozen), PhaseTimer()
-    journal = Journal(workdir, int(state.step), writes=is_lead())
-    report = TrainingReport(config, workdir, command, task.curves)
-    run = _Run(
-        config=config,
-        data=data,
-        devices=devices,
-        checkpoints=checkpoints,
-        journal=journal,
-        learning_rate=learning_rate_schedule(optimizer, config.steps),
-        step=lambda state, batch: compiled(state, frozen, batch),
-        evaluation=Evaluation(
-            config, workdir, task, data, command, journal, report, timer, stop or StopSignal()
-        ),
-        window=MetricsWindow(nonfinite),
-        flops=task.step_flops(config.batch_size),
-        trace=StepTrace(workdir / "profile") if profile and is_lead() else None,
-        timer=timer,
-        frozen=frozen,
-    )
-    return run, state
+    return checkpoints, state, devices.replicate(variables.frozen)
 
 
 def _run_and_close(run: "_Run", state: TrainState) -> TrainState:

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from oclr_jax.errors import UserError
 from oclr_jax.files import replacing
 from oclr_jax.train.checkpoints import load_checkpoint_variables
-from oclr_jax.train.data import naming_read_errors
 from oclr_jax.train.processes import is_lead, print_once
 from oclr_jax.train.task import Task, Variables
 
@@ -80,13 +79,15 @@ def warm_start(
     path = config.init_weights
     if not path:
         return variables, None
-    with naming_read_errors():
+    try:
         if (epath.Path(path) / CHECKPOINTS).is_dir():
             given, step = load_checkpoint_variables(epath.Path(path) / CHECKPOINTS)
             card = {"weights": path, "steps": step}
         else:
             loaded, card = task.load_weights(path)
             given = {"params": loaded.params, "model_state": loaded.model_state}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}); check --config.init_weights.") from error
     ours = {"params": variables.params, "model_state": variables.model_state}
     given, ours = flatten_dict(given, sep="/"), flatten_dict(ours, sep="/")
     shared = {

@@ -73,7 +73,7 @@ def test_weights_that_share_nothing_are_refused(tmp_path, config):
 
 def test_weights_that_cannot_be_read_are_named(tmp_path, config):
     config.init_weights = str(tmp_path / "none.npz")
-    with pytest.raises(UserError, match="cannot be read .*none.npz"):
+    with pytest.raises(UserError, match="none.npz cannot be read .*; check --config.init_weights"):
         train_toy(config, tmp_path / "workdir")
 
 
