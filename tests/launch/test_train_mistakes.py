@@ -9,6 +9,10 @@ from absl.testing import flagsaver
 from launch import train
 
 
+# How ml_collections loads a configuration.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
 @pytest.fixture
 def run(capsys, monkeypatch):
     """A function that runs the command; it returns status, output and errors."""
@@ -39,7 +43,7 @@ TINY = "--config=configs/oclr_flow.py:tiny"
         (["--config=configs/raft.py:tiny", "--config.data.dir=none"], "--config tiny_pairs"),
         ([TINY, "--config.stepz=3"], "stepz"),
         ([TINY, "tiny"], "tiny is not an option"),
-        ([TINY, "--config.data.dir=none"], "make it with"),
+        ([TINY, "--config.data.dir=none"], "generate it with"),
         ([TINY, "--config.task=depth"], "no task 'depth'"),
         ([TINY, "--config.batch_size=0"], "choose a batch_size"),
         ([TINY, "--process_id=1"], "need all of --coordinator"),
