@@ -8,7 +8,6 @@ from absl.testing import flagsaver
 
 from launch import train
 
-
 # How ml_collections loads a configuration.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
