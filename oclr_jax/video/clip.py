@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from oclr_jax.errors import InputWarning, UserError
 from oclr_jax.video.folder import FOLDER_FPS
-from oclr_jax.video.reader import MIN_SIDE, VideoSource, open_video
+from oclr_jax.video.reader import MIN_FRAME_SIDE, VideoSource, open_video
 from oclr_jax.video.repeats import RepeatFinder
 from oclr_jax.video.shots import find_shots, thumbnail
 from oclr_jax.video.times import even_times, frame_times
@@ -155,10 +155,10 @@ def _array_clip(frames: UInt8[np.ndarray, "t h w 3"]) -> Clip:
             f"Frames must be a uint8 array of shape [t h w 3] in RGB, got {frames.dtype} of shape "
             f"{list(frames.shape)}."
         )
-    if len(frames) < 2 or min(frames.shape[1:3]) < MIN_SIDE:
+    if len(frames) < 2 or min(frames.shape[1:3]) < MIN_FRAME_SIDE:
         raise UserError(
             f"There are {len(frames)} frames of {frames.shape[2]}x{frames.shape[1]} pixels; at "
-            f"least 2 are needed, each side with {MIN_SIDE} or more."
+            f"least 2 are needed, each side with {MIN_FRAME_SIDE} or more."
         )
     shots, repeats = _shots_and_repeats(frames)
     return Clip(

@@ -10,7 +10,7 @@ from oclr_jax.video.file import VideoFile
 from oclr_jax.video.folder import FrameFolder
 
 # Under this many rows or columns nothing is left at the model's coarsest scale.
-MIN_SIDE = 16
+MIN_FRAME_SIDE = 16
 
 VideoSource = VideoFile | FrameFolder
 
@@ -27,10 +27,10 @@ def open_video(path: str | os.PathLike, keep_damaged: bool = False) -> VideoSour
     path = check_input(path)
     _check_file(path)
     video = FrameFolder(path) if path.is_dir() else VideoFile(path, keep_damaged)
-    if min(video.height, video.width) < MIN_SIDE:
+    if min(video.height, video.width) < MIN_FRAME_SIDE:
         raise UserError(
             f"The frames of {path} are {video.width}x{video.height} pixels; each side needs at "
-            f"least {MIN_SIDE}."
+            f"least {MIN_FRAME_SIDE}."
         )
     return video
 
