@@ -54,7 +54,7 @@ def lacks_frames(path: Path) -> bool:
 
 
 def _mp4_lacks_frames(file: BinaryIO, size: int) -> bool:
-    position = 0
+    position, fragmented = 0, False
     while position + 8 <= size:
         file.seek(position)
         header = file.read(16)
@@ -64,7 +64,9 @@ def _mp4_lacks_frames(file: BinaryIO, size: int) -> bool:
         if length == 0 and kind in _MEDIA_BOXES:
             return False  # up to the end of the file
         if length < 8:
-            return False  # padding
+            # Padding, or what cameras append; between fragments it is a hole.
+            return fragmented and any(header + file.read())
+        fragmented |= kind == b"moof"
         position += length
         if position > size:
             return kind in _MEDIA_BOXES
@@ -73,8 +75,8 @@ def _mp4_lacks_frames(file: BinaryIO, size: int) -> bool:
 
 def _matroska_lacks_frames(file: BinaryIO, size: int) -> bool:
     cluster_end = None  # of the open cluster; None outside
-    while True:
-        start = file.tell()
+    segment_end = size
+    while (start := file.tell()) < segment_end:
         if cluster_end is not None and start >= cluster_end:
             cluster_end = None
         kind = _read_number(file, keep_marker=True)
@@ -85,6 +87,7 @@ def _matroska_lacks_frames(file: BinaryIO, size: int) -> bool:
         body = file.tell()
         unknown = length < 0
         if kind == _SEGMENT:
+            segment_end = size if unknown else body + length
             continue
         if cluster_end is not None and kind not in _IN_CLUSTER:
             if cluster_end != size or kind not in _IN_SEGMENT:
@@ -100,6 +103,7 @@ def _matroska_lacks_frames(file: BinaryIO, size: int) -> bool:
         if body + length > size:
             return cluster_end is not None
         file.seek(body + length)
+    return False
 
 
 def _read_number(file: BinaryIO, keep_marker: bool = False) -> int | None:
@@ -137,7 +141,7 @@ def _gif_lacks_frames(file: BinaryIO) -> bool:
                 return True
             file.seek(_colour_bytes(descriptor[8]) + 1, os.SEEK_CUR)
         else:
-            return kind != b"\x00"  # zeros are padding
+            return any(kind + file.read())  # zeros are padding
         # Blocks of at most 255 bytes, the last one empty.
         while length := file.read(1):
             if length == b"\x00":

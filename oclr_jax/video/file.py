@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
+from statistics import median
 
 import av
 import numpy as np
@@ -57,7 +58,8 @@ class VideoFile:
       pixel_aspect: width / height of one pixel of the upright frames.
       expected_frames: as the header announces, None where it does not.
       damage: None for an intact file; set with `keep_damaged` only.
-      not_shown: after a pass, intact pictures that the header counts and the decoder does not show.
+      not_shown: after a pass, intact pictures that the decoder does not show, as those that refer
+        to frames before the start of the file.
     """
 
     def __init__(self, path: str | os.PathLike, keep_damaged: bool = False):
@@ -142,6 +144,7 @@ class VideoFile:
             yield from self._decode_whole(self.damage.whole)
             return
         with self._opened() as (container, stream):
+            codec = stream.codec_context.name
             reading, shown = _Reading(container, stream, _THREADS), 0
             try:
                 for packet in reading.packets():
@@ -160,7 +163,7 @@ class VideoFile:
             shown != reading.count and shown != self._count_without_threads()
         ):
             raise self._damaged()
-        self.not_shown = max(min(reading.count, self.expected_frames or 0) - shown, 0)
+        self.not_shown = _not_shown(codec, reading.count, shown)
 
     def _decode_whole(self, whole: frozenset[int]) -> Iterator[av.VideoFrame]:
         with self._opened() as (container, stream):
@@ -179,13 +182,14 @@ class VideoFile:
 
     def _inspect(self) -> Damage:
         """Decodes the whole file without threads, whose errors belong to one packet each."""
-        keys, damaged, shown = set(), set(), []
+        keys, damaged, shown, stamps = set(), set(), [], []
         with self._opened() as (container, stream):
             reading = _Reading(container, stream)
             for packet in reading.packets():
                 number = _number(packet)
                 keys |= {number} if packet.is_keyframe else set()
                 damaged |= {number} if packet.is_corrupt else set()
+                stamps += [packet.dts] if number >= 0 else []
                 try:
                     frames = packet.decode()
                 except av.FFmpegError:
@@ -193,17 +197,21 @@ class VideoFile:
                     continue
                 shown += [_number(frame) for frame in frames]
                 damaged |= {_number(frame) for frame in frames if frame.is_corrupt}
-        # What follows a damaged packet is predicted from it, up to the next key frame.
+        missing = reading.missing()
+        lost = damaged.difference(shown)
+        announced = len(shown) + len(lost) + (missing or int(self._lacks_frames))
+        # What follows a damaged packet, or a gap in a damaged file, is predicted from what is not
+        # there, up to the next key frame.
+        gaps = _gaps(stamps) if damaged or announced > len(shown) else set()
         whole, usable = set(), True
         for number in range(reading.read):
-            usable = number not in damaged and (usable or number in keys)
+            usable = number not in damaged and (number in keys or (usable and number not in gaps))
             whole |= {number} if usable else set()
-        announced = len(shown) + len(damaged.difference(shown)) + self._missing(reading)
         return Damage(
             frozenset(whole),
             sum(number in whole for number in shown),
             announced,
-            at_least=self._lacks_frames and not reading.missing(),
+            at_least=self._lacks_frames and not missing,
         )
 
     def _damaged(self) -> UserError:
@@ -279,9 +287,26 @@ class _Reading:
             return at_least
         interval = max(self._end / self.read, self._interval)
         rest = self._announced_end - self._end
-        if rest < 1.5 * interval:
+        # The duration alone is inexact. With a number of frames it only tells frames that an edit
+        # list hides from missing ones.
+        if rest < (0.25 if self._announced_frames else 1.5) * interval:
             return at_least
         return max(self._announced_frames - self.read, round(rest / interval))
+
+
+def _gaps(stamps: list[int | None]) -> set[int]:
+    """The numbers of the packets before which others seem to be missing, by their time stamps."""
+    known = [(number, stamp) for number, stamp in enumerate(stamps) if stamp is not None]
+    steps = {number: stamp - before for (_, before), (number, stamp) in pairwise(known)}
+    usual = median(steps.values()) if steps else 0
+    return {number for number, step in steps.items() if step > 1.5 * usual}
+
+
+def _not_shown(codec: str, pictures: int, shown: int) -> int:
+    """How many coded pictures are lost; VP8 has hidden ones, and two fields make one frame."""
+    if codec == "vp8" or abs(2 * shown - pictures) <= 1:
+        return 0
+    return max(pictures - shown, 0)
 
 
 def _number(item: av.Packet | av.VideoFrame) -> int:

@@ -164,6 +164,9 @@ def test_a_longer_sound_is_no_damage(tmp_path):
 GROUPS = {"g": "5", "keyint_min": "5", "sc_threshold": "0"}
 
 
+WHOLE = r"of (at least )?\d+ frames are whole.*--keep-damaged"
+
+
 def damaged_video(path, kind: str):
     codec = {".avi": "mpeg4", ".webm": "libvpx-vp9"}.get(path.suffix, "libx264")
     start = {"movflags": "+faststart"} if path.suffix in (".mp4", ".mov") else {}
@@ -180,8 +183,11 @@ def damaged_video(path, kind: str):
 
 @pytest.mark.parametrize(
     ("suffix", "kind"),
-    [(suffix, kind) for suffix in ("mp4", "mov", "mkv", "avi") for kind in ("cut", "zeros")]
-    + [("webm", "cut")],
+    [
+        (suffix, kind)
+        for suffix in ("mp4", "mov", "mkv", "avi", "webm")
+        for kind in ("cut", "zeros")
+    ],
 )
 def test_damage_is_told_in_the_same_way_with_any_number_of_threads(
     tmp_path, monkeypatch, suffix, kind
@@ -191,7 +197,7 @@ def test_damage_is_told_in_the_same_way_with_any_number_of_threads(
     for threads in (1, 2, 5, 8, 16):
         monkeypatch.setattr(video_file, "_THREADS", threads)
         for _ in range(2):
-            with pytest.raises(UserError, match=r"of \d+ frames are whole.*--keep-damaged") as told:
+            with pytest.raises(UserError, match=WHOLE) as told:
                 list(open_video(path))
             found.add(str(told.value))
     assert len(found) == 1
@@ -200,6 +206,8 @@ def test_damage_is_told_in_the_same_way_with_any_number_of_threads(
     assert len(frames) == kept.damage.frames < kept.damage.announced
     assert 5 <= kept.damage.frames <= 18
     assert kind == "zeros" or 19 <= kept.damage.announced <= 21
+    if suffix == "webm" and kind == "zeros":
+        return  # VP9 decodes a picture of which a part is zeroed without noticing
     # What is kept is what was there, and in its order.
     whole = list(VideoFile(whole_video(tmp_path / f"w.{suffix}")))
     places = [
@@ -220,10 +228,11 @@ def test_a_file_that_ends_between_two_frames_is_damaged(tmp_path):
     """Nothing is half there; that frames are missing follows from the header alone."""
     path = tmp_path / "v.mp4"
     encode(path, noise(20), options=GROUPS, container_options={"movflags": "+faststart"})
-    _, end = packet_places(path)[9]
-    path.write_bytes(path.read_bytes()[:end])
-    with pytest.raises(UserError, match="10 of 20 frames are whole"):
-        list(open_video(path))
+    content, places = path.read_bytes(), packet_places(path)
+    for kept in (10, 19):
+        path.write_bytes(content[: places[kept - 1][1]])
+        with pytest.raises(UserError, match=f"{kept} of (at least )?20 frames are whole"):
+            list(open_video(path))
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm", "avi", "ts"])
