@@ -7,7 +7,7 @@ from pathlib import Path
 # Runs from a checkout, installed or not; so do the processes that it spawns.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from launch.speed import data, encodings, flow, infer, metrics, raft, segment, train
+from launch.speed import data, encodings, flow, infer, metrics, raft, segment, tracking, train
 
 BENCHMARKS = {
     "data": data,
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "metrics": metrics,
     "raft": raft,
     "segment": segment,
+    "tracking": tracking,
     "train": train,
 }
 

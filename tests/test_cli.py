@@ -259,11 +259,13 @@ def test_a_full_disk(capsys, tmp_path, clip, weights, monkeypatch, writer):
 
 
 def one_track(_segmenter, flows):
-    from oclr_jax.oclr.tracking import WindowLayers, link_windows
+    from oclr_jax.oclr.strands import WindowLayers
+    from oclr_jax.oclr.tracking import link_windows
 
     count = len(list(flows))
     probability = np.full((count, 32, 48, 1), 0.9, np.float32)
-    return link_windows([WindowLayers(0, 0, probability, np.zeros(1))]), True
+    images = np.zeros((count, 32, 48, 3), np.uint8)
+    return link_windows([WindowLayers(0, 0, probability, np.zeros(1), images)]), True
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -13,13 +13,13 @@ from oclr_jax.evaluate.protocols import Prediction, on_windows
 from oclr_jax.flow import FrameFlow, open_source, resize_flow, stream_flow
 from oclr_jax.flow.gaps import take_gaps
 from oclr_jax.oclr.predict import Segmenter, predict_windows
-from oclr_jax.oclr.tracking import WindowLayers
+from oclr_jax.oclr.strands import WindowLayers
 from oclr_jax.pipeline import run
 from oclr_jax.refine.refiner import Refiner
 from oclr_jax.tracks import frame_masks, modal_layers
 from oclr_jax.video.clip import Clip
 from oclr_jax.video.folder import FOLDER_FPS
-from oclr_jax.video.resize import resize_mask
+from oclr_jax.video.resize import resize_image, resize_mask
 from oclr_jax.video.times import even_times
 
 
@@ -82,10 +82,12 @@ def _flows(
     """Flow of each frame: stored with the dataset, or else from the source `flow`."""
     model = segmenter.info.model
     if flow is None and sequence.flow is not None:
-        gap = min(abs(gap) for gap in model.gaps)
-        fields = take_gaps(sequence.flow(), (gap, -gap), model.gaps)
-        fields = resize_flow(fields, model.height, model.width)
-        return [FrameFlow(0, frame, field) for frame, field in enumerate(fields)]
+        gap, size = min(abs(gap) for gap in model.gaps), (model.height, model.width)
+        fields = resize_flow(take_gaps(sequence.flow(), (gap, -gap), model.gaps), *size)
+        return [
+            FrameFlow(0, frame, field, resize_image(sequence.frame(frame), *size))
+            for frame, field in enumerate(fields)
+        ]
     # Folders of flow hold whole sequences; a part of one is a shot of it.
     start, stems = sequence.start, list(sequence.whole or sequence.stems)
     shot = range(start, start + len(sequence.stems))

@@ -122,7 +122,9 @@ def score_synthetic(segmenter: Segmenter, sequence: SyntheticSequence) -> Record
     model, amodal, modal = segmenter.info.model, sequence.amodal(), sequence.modal()
     fields = take_gaps(sequence.flow(), (1, -1), model.gaps)
     fields = resize_flow(fields, model.height, model.width)
-    flows = [FrameFlow(0, frame, field) for frame, field in enumerate(fields)]
+    # Only tracking looks at the frames themselves.
+    black = np.zeros((model.height, model.width, 3), np.uint8)
+    flows = [FrameFlow(0, frame, field, black) for frame, field in enumerate(fields)]
     values: dict[int, list[tuple[float, float]]] = {}
     right = pairs = 0
     for layers in predict_windows(segmenter, flows):

@@ -1,17 +1,19 @@
 """Streams the optical flow of a clip, frame by frame, on a model's grid."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from oclr_jax.flow.estimator import FlowEstimator
 from oclr_jax.flow.folder import FlowFolder
 from oclr_jax.flow.gaps import stream_gap_flows
 from oclr_jax.flow.resize import resize_flow
 from oclr_jax.video.clip import Clip
+from oclr_jax.video.resize import resize_image
 
 
 class FrameFlow(NamedTuple):
@@ -20,6 +22,7 @@ class FrameFlow(NamedTuple):
     shot: int  # index of the frame's shot
     frame: int  # index of the frame in the video
     flow: Float32[np.ndarray, "h w c"]  # (u, v) per gap, in pixels of the model grid
+    image: UInt8[np.ndarray, "h w 3"]  # the frame itself, RGB, on the model grid
 
 
 def stream_flow(
@@ -28,7 +31,7 @@ def stream_flow(
     gaps: Sequence[int],
     size: tuple[int, int],
 ) -> Iterator[FrameFlow]:
-    """Yields the flow of each frame at all gaps, resized to (height, width) = `size`.
+    """Yields the flow of each frame at all gaps, and the frame, resized to `size` (height, width).
 
     Each shot is treated as a video of its own. A shot too short to have flow at the gaps is left
     out. Only a few frames are held in memory at a time.
@@ -36,14 +39,25 @@ def stream_flow(
     shortest = 2 * max(abs(gap) for gap in gaps)
     frames = clip.frames()
     for number, shot in enumerate(clip.shots):
+        images = islice(frames, len(shot))
+        if len(shot) < shortest:
+            for _ in images:
+                pass
+            continue
+        small: deque[np.ndarray] = deque()  # frames whose flow has not been yielded yet
+        kept = _keep_small(images, size, small)
         if isinstance(source, FlowFolder):
-            fields = (source.read(frame, within=shot) for frame in shot)
+            fields = (source.read(frame, within=shot) for frame, _ in zip(shot, kept, strict=True))
         else:
-            images = islice(frames, len(shot))
-            if len(shot) < shortest:
-                for _ in images:
-                    pass
-            fields = stream_gap_flows(images, gaps, source)
-        if len(shot) >= shortest:
-            for frame, field in zip(shot, fields, strict=True):
-                yield FrameFlow(number, frame, resize_flow(field, *size))
+            fields = stream_gap_flows(kept, gaps, source)
+        for frame, field in zip(shot, fields, strict=True):
+            yield FrameFlow(number, frame, resize_flow(field, *size), small.popleft())
+
+
+def _keep_small(
+    images: Iterable[UInt8[np.ndarray, "h w 3"]], size: tuple[int, int], small: deque
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """Yields the images and appends each, resized, to `small`."""
+    for image in images:
+        small.append(resize_image(image, *size))
+        yield image

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, UInt8
 
 from oclr_jax.flow import FrameFlow
 from oclr_jax.models.oclr import OCLR, OCLRConfig, composing_order
 from oclr_jax.models.precision import choose_precision
-from oclr_jax.oclr.tracking import WindowLayers, link_windows
+from oclr_jax.oclr.strands import WindowLayers
+from oclr_jax.oclr.tracking import link_windows
 from oclr_jax.oclr.windows import stream_windows
 from oclr_jax.storage import ArrayFile
 from oclr_jax.tracks import Track
@@ -50,6 +51,7 @@ class FlowWindow(NamedTuple):
     start: int  # number of its first frame in the video
     count: int  # frames; the rest of `flow` repeats the last one
     flow: Float32[np.ndarray, "t h w c"]  # (u, v) per gap, in pixels of the model grid
+    images: UInt8[np.ndarray, "n h w 3"]  # of the n = count frames, on the model grid
 
 
 @lru_cache(maxsize=4)
@@ -108,7 +110,7 @@ def find_tracks(
             if is_still(window.flow):
                 empty = np.zeros((window.count, *window.flow.shape[1:3], model.queries), np.float32)
                 order = np.zeros(model.queries, np.float32)
-                yield WindowLayers(window.shot, window.start, empty, order)
+                yield WindowLayers(window.shot, window.start, empty, order, window.images)
             else:
                 moves = True
                 yield predict_layers(segmenter, window)
@@ -131,14 +133,16 @@ def flow_windows(flows: Iterable[FrameFlow], frames: int, overlap: int = 0) -> I
         for _, window in stream_windows(flows_of_shot, frames, overlap):
             count = len({flow.frame for flow in window})  # a frame that repeats is padding
             flow = np.stack([flow.flow for flow in window])
-            yield FlowWindow(shot, window[0].frame, count, flow)
+            images = np.stack([flow.image for flow in window[:count]])
+            yield FlowWindow(shot, window[0].frame, count, flow, images)
 
 
 def predict_layers(segmenter: Segmenter, window: FlowWindow) -> WindowLayers:
     """Runs the model on one window; padding is left out of the result."""
     probability, order = segmenter.predict(segmenter.params, window.flow[None])
     probability = np.asarray(probability[0])[: window.count]
-    return WindowLayers(window.shot, window.start, probability, np.asarray(order[0]))
+    order = np.asarray(order[0])
+    return WindowLayers(window.shot, window.start, probability, order, window.images)
 
 
 def overlap_of(model: OCLRConfig) -> int:

@@ -8,12 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oclr_jax.oclr.tracking import (
-    MAX_OBJECTS,
-    WindowLayers,
-    depth_order,
-    link_windows,
-)
+from oclr_jax.oclr.depth import depth_order
+from oclr_jax.oclr.strands import WindowLayers
+from oclr_jax.oclr.tracking import MAX_OBJECTS, link_windows
 from oclr_jax.storage import ArrayFile
 from oclr_jax.tracks import Track
 
@@ -39,7 +36,9 @@ def window(
     """A window from each layer's mask per frame."""
     masks = np.moveaxis(np.array(layers), 0, -1)
     probability = np.where(masks, sure, 0.05).astype(np.float32)
-    return WindowLayers(shot, start, probability, np.array(order or range(len(layers)), float))
+    images = np.zeros((*masks.shape[:3], 3), np.uint8)
+    order = np.array(order or range(len(layers)), float)
+    return WindowLayers(shot, start, probability, order, images)
 
 
 def right(start: int) -> list[np.ndarray]:
@@ -153,7 +152,8 @@ def test_score_is_the_mean_probability_inside_the_mask():
     probability = np.full((1, H, W, 1), 0.1, np.float32)
     probability[0, 2:6, 2:6, 0] = 0.8
     probability[0, 6:10, 2:6, 0] = 0.6
-    (track,) = link_windows([WindowLayers(0, 0, probability, np.zeros(1))])
+    images = np.zeros((1, H, W, 3), np.uint8)
+    (track,) = link_windows([WindowLayers(0, 0, probability, np.zeros(1), images)])
     assert track.amodal[0].score == pytest.approx(0.7)
     assert track.score == pytest.approx(0.7)
 
