@@ -71,7 +71,7 @@ class Script:
     wall: Wall | None = None
 
 
-def _crossing(rng: np.random.Generator, frames: int, period: float, objects: int) -> Script:
+def _crossing(rng: np.random.Generator, frames: int, period: float | int, objects: int) -> Script:
     """Objects that swing from side to side in opposite phase, and so cross twice in a period."""
     actors = []
     for number in range(objects):
@@ -242,7 +242,8 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> UInt8[np.ndar
 def _is_textured(image: UInt8[np.ndarray, "h w 3"]) -> bool:
     """Whether optical flow can be estimated: the scenes measure tracking, not flow."""
     grey = image.mean(-1)
-    return 50 < grey.mean() < 205 and np.abs(np.diff(grey, axis=1)).mean() > _MIN_GRADIENT
+    gradient = np.abs(np.diff(grey, axis=1)).mean()
+    return bool(50 < grey.mean() < 205 and gradient > _MIN_GRADIENT)
 
 
 def _shape(rng: np.random.Generator, canvas: int, round: bool) -> Shape:

@@ -29,13 +29,16 @@ MOTION_WEIGHT = 0.3
 SIZE_WEIGHT = 0.1
 GAP_WEIGHT = 0.1
 SAME_STRAND = 0.25
-# A piece has at least _MIN_PIECE frames. In each of them no other layer covers MIN_ALONE of the
-# layer, and the colour histograms of the _CHANGE_FRAMES frames before it and of those after it
-# are less than MAX_CHANGE apart.
-MIN_ALONE = 0.35
+# A piece has at least _MIN_PIECE frames. In each of them at least MIN_SHOWN of the layer is shown,
+# and the colour histograms of the _CHANGE_FRAMES frames before it and of those after it are less
+# than MAX_CHANGE apart.
+MIN_SHOWN = 0.35
 MAX_CHANGE = 0.3
 _CHANGE_FRAMES = 5
 _MIN_PIECE = 3
+# One frame is left out at both ends of a longer piece: where layers change objects, the pieces of an
+# object would overlap in time otherwise.
+_TRIMMED = 1
 # Frames at either end of a piece from which its colours and size, and its velocity, are measured.
 _END_FRAMES = 15
 _VELOCITY_FRAMES = 6
@@ -85,12 +88,14 @@ def object_ids(strands: Sequence[Strand]) -> list[dict[int, int]]:
 def _cut(index: int, strand: Strand) -> Iterator[_Piece]:
     """Cuts a strand where other layers cover it, or it is absent, jumps or changes colour."""
 
-    def alone(frame: int) -> bool:
-        return strand.seen[frame].alone >= MIN_ALONE * strand.seen[frame].area
+    def shown(frame: int) -> bool:
+        return strand.seen[frame].shown >= MIN_SHOWN * strand.seen[frame].area
 
-    for run in _runs(strand, sorted(strand.seen), alone):
+    for run in _runs(strand, sorted(strand.seen), shown):
         changes = dict(zip(run, _changes([strand.seen[frame] for frame in run]), strict=True))
         for frames in _runs(strand, run, lambda frame: changes[frame] < MAX_CHANGE):  # noqa: B023
+            if len(frames) >= _MIN_PIECE + 2 * _TRIMMED:
+                frames = frames[_TRIMMED:-_TRIMMED]
             if len(frames) >= _MIN_PIECE:
                 seen = [strand.seen[frame] for frame in frames]
                 head, tail = _end(seen, first=True), _end(seen, first=False)

@@ -49,7 +49,7 @@ def fill(strands: Sequence[Strand], ids: list[dict[int, int]]) -> None:
     rests = [rest for index, strand in enumerate(strands) for rest in _rests(index, strand, ids)]
 
     def evidence(rest: _Rest) -> float:
-        return sum(strands[rest.strand].seen[frame].alone for frame in rest.frames)
+        return sum(strands[rest.strand].seen[frame].shown for frame in rest.frames)
 
     # The more of a layer can be seen, the earlier it chooses.
     for rest in sorted(rests, key=lambda rest: (-evidence(rest), rest.frames[0], rest.strand)):
@@ -101,7 +101,7 @@ def _split(rest: _Rest, strand: Strand, objects: dict[int, _Object]) -> list[int
         for frame in rest.frames:
             seen = strand.seen[frame]
             # The colours of a small part say little about the whole.
-            cost = colour_distance(seen.colours, objects[id].colours) * seen.alone / seen.area
+            cost = colour_distance(seen.colours, objects[id].colours) * seen.shown / seen.area
             costs.append(cost + (frame in objects[id].frames))
         sums.append(np.append(0.0, np.cumsum(costs)))
     before, after = sums

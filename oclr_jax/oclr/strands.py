@@ -8,10 +8,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Float16, Int, UInt8
 from scipy.ndimage import convolve1d
 
-from oclr_jax.tracks import StoredMask, StoredProbability
+from oclr_jax.tracks import StoredMask, StoredProbability, modal_layers
 
 # Bins per colour channel of a histogram.
 LEVELS = 6
+# See `Observation`.
+MIN_ALONE = 0.35
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,16 @@ class WindowLayers:
 class Observation(NamedTuple):
     """One layer in one frame; lengths in pixels of the model grid.
 
-    x, y: centre of the amodal mask. area: of the amodal mask. alone: area of its part that no other
-    layer covers. colours: colour histogram of that part, of sum 1, or 0 if it is empty. The part is
-    certain to show this layer, whether or not the predicted depth order is right.
+    x, y: centre of the amodal mask. area: of the amodal mask. shown: area of its part that no other
+    layer covers, which shows this layer even if the predicted depth order is wrong; or, if that is
+    less than MIN_ALONE of the mask, of its visible part by the predicted order. colours: colour
+    histogram of that part, of sum 1, or 0 if it is empty.
     """
 
     x: float
     y: float
     area: float
-    alone: float
+    shown: float
     colours: Float16[np.ndarray, " bins"]
 
 
@@ -65,6 +68,7 @@ def observe(window: WindowLayers, index: int) -> list[Observation | None]:
     """Returns an observation of each layer in the window's frame `index`, None for empty masks."""
     amodal = window.probability[index] > 0.5
     covered = amodal.sum(axis=-1)
+    modal = modal_layers(amodal[None], window.order)[0]
     bins = colour_bins(window.images[index])
     found: list[Observation | None] = []
     for layer in range(amodal.shape[-1]):
@@ -72,14 +76,16 @@ def observe(window: WindowLayers, index: int) -> list[Observation | None]:
         if not rows.size:
             found.append(None)
             continue
-        alone = amodal[..., layer] & (covered == 1)
+        shown = amodal[..., layer] & (covered == 1)
+        if np.count_nonzero(shown) < MIN_ALONE * rows.size:
+            shown = modal[..., layer]
         found.append(
             Observation(
                 x=float(columns.mean()),
                 y=float(rows.mean()),
                 area=float(rows.size),
-                alone=float(np.count_nonzero(alone)),
-                colours=colour_histogram(bins, alone),
+                shown=float(np.count_nonzero(shown)),
+                colours=colour_histogram(bins, shown),
             )
         )
     return found
@@ -107,7 +113,7 @@ def colour_histogram(
 
 def mean_colours(seen: Sequence[Observation]) -> Float[np.ndarray, " bins"]:
     """Returns the mean colour histogram of at least one observation, weighted by pixels."""
-    weights = np.array([one.alone for one in seen])
+    weights = np.array([one.shown for one in seen])
     colours = np.stack([one.colours for one in seen]).astype(np.float64)
     return weights @ colours / max(float(weights.sum()), 1.0)
 

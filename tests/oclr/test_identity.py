@@ -109,7 +109,7 @@ def still(x: float, row: float) -> Callable:
 
 
 def crossing(frames: int) -> Film:
-    return film([swing(60), swing(60, np.pi, row=26)], frames)
+    return film([swing(60), swing(60, np.pi, row=30)], frames)
 
 
 def three(frames: int) -> Film:
