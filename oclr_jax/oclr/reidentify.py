@@ -36,8 +36,8 @@ MIN_SHOWN = 0.35
 MAX_CHANGE = 0.3
 _CHANGE_FRAMES = 5
 _MIN_PIECE = 3
-# One frame is left out at both ends of a longer piece: where layers change objects, the pieces of an
-# object would overlap in time otherwise.
+# One frame is left out at both ends of a longer piece: where layers change objects, the pieces of
+# an object would overlap in time otherwise.
 _TRIMMED = 1
 # Frames at either end of a piece from which its colours and size, and its velocity, are measured.
 _END_FRAMES = 15

@@ -28,7 +28,9 @@ def predict_sequence(
     model = segmenter.info.model
     probability = np.zeros((*flow.shape[:3], model.queries), np.float32)
     order = np.zeros((len(flow), model.queries), np.float32)
-    frames = (FrameFlow(0, index, field) for index, field in enumerate(flow))
+    # Only tracking looks at the frames themselves.
+    black = np.zeros((*flow.shape[1:3], 3), np.uint8)
+    frames = (FrameFlow(0, index, field, black) for index, field in enumerate(flow))
     covered = 0
     for window in flow_windows(frames, model.frames, overlap_of(model)):
         found = predict_layers(segmenter, window)

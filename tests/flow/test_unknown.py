@@ -70,6 +70,7 @@ def test_unknown_flow_neither_moves_nor_empties_the_masks(tmp_path, format):
                 write_flo(path, flow)
     source = FlowFolder(tmp_path, clip.stems)
     flow = np.stack([found.flow for found in stream_flow(clip, source, (1, -1), (64, 96))])
-    probability = predict_layers(motion_segmenter(), FlowWindow(0, 0, 6, flow)).probability
+    window = FlowWindow(0, 0, 6, flow, np.zeros((6, 64, 96, 3), np.uint8))
+    probability = predict_layers(motion_segmenter(), window).probability
     for id in (1, 2):
         assert jaccard(probability[..., id] > 0.5, truth == id).mean() > 0.98
