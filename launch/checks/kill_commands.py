@@ -311,9 +311,10 @@ def main() -> int:
                 name = how.name if isinstance(how, signal.Signals) else how
                 outcome, wrong = stop(command, how, folder, log, rng)
                 found.setdefault(name, Counter())[outcome] += 1
+                print(f"{command.name} {moment + 1}: {name}, {outcome}", flush=True)
                 violated += len(wrong)
                 for sentence in wrong:
-                    print(f"{command.name}, {name}, moment {moment}: {sentence}", flush=True)
+                    print(f"{command.name}, {name}, moment {moment + 1}: {sentence}", flush=True)
             for name, outcomes in found.items():
                 counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
                 print(f"{command.name:8}  {name:10}  {counts}", flush=True)
