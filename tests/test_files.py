@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from oclr_jax.errors import UserError
@@ -22,7 +23,16 @@ from oclr_jax.files import (
     staged_output,
     write_json,
 )
+from oclr_jax.flow import write_flo
+from oclr_jax.flow.kitti import write_kitti
+from oclr_jax.models.oclr import parameter_shapes
+from oclr_jax.models.parameters import unflatten
 from oclr_jax.results import RESULT_NAMES
+from oclr_jax.show.html import write_page
+from oclr_jax.video.png import write_ids, write_png
+from oclr_jax.video.writer import video_writer
+from oclr_jax.weights.file import save_weights
+from tests.clips import CONFIG, INFO
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -281,7 +291,7 @@ def small_disk(tmp_path):
     if os.getuid() != 0 or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("needs the right to mount a file system")
     yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_mount_point(small_disk):
@@ -295,6 +305,40 @@ def test_a_mount_point(small_disk):
         (staged / "masks").write_bytes(bytes(1_000_000))
     assert (small_disk / "objects.json").read_text() == "new"
     assert everything(small_disk) == PUBLISHED
+
+
+def write_video(path: Path) -> None:
+    with video_writer(path, 24, 64, 96) as add_frame:
+        for frame in np.random.default_rng(0).integers(0, 256, (20, 64, 96, 3)).astype(np.uint8):
+            add_frame(frame)
+
+
+WRITERS = {
+    "mask.png": lambda path: write_ids(path, np.ones((64, 96), np.uint8)),
+    "picture.png": lambda path: write_png(path, np.zeros((64, 96, 3), np.uint8)),
+    "overlay.mp4": write_video,
+    "record.json": lambda path: write_json(path, list(range(9))),
+    "flow.flo": lambda path: write_flo(path, np.zeros((8, 8, 2), np.float32)),
+    "flow.png": lambda path: write_kitti(path, np.zeros((8, 8, 2), np.float32)),
+    "page.html": lambda path: write_page(path, "title", ["text"]),
+    "weights.safetensors": lambda path: save_weights(path, zero_weights(), INFO),
+}
+
+
+def zero_weights() -> dict:
+    shapes = parameter_shapes(CONFIG)
+    return unflatten({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_writer_names_a_full_disk(small_disk, name):
+    with pytest.raises(OSError, match="No space"), open(small_disk / "filler", "wb", 0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    path = small_disk / name
+    with pytest.raises(UserError, match=f"Cannot write {path}: the disk is full; free some space"):
+        WRITERS[name](path)
+    assert everything(small_disk) == ["filler"]
 
 
 def test_a_mount_point_among_the_results(small_disk):
