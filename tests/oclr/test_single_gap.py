@@ -38,11 +38,13 @@ def test_a_video_is_segmented(weights):
     np.testing.assert_array_equal(result.flow, resize_flow(flow, 32, 48))
 
 
-def test_a_dataset_is_scored_at_any_gap(weights, tmp_path):
+def test_a_dataset_is_scored_at_any_gap_in_any_precision(weights, tmp_path):
     root = make_dataset(tmp_path)
-    for gap in (1, 2):
-        report = evaluate_dataset("folder", root, weights, gap=gap, protocols=["paper", "union"])
+    for gap, precision in ((1, None), (2, "bfloat16")):
+        options = {"gap": gap, "precision": precision, "protocols": ["paper", "union"]}
+        report = evaluate_dataset("folder", root, weights, **options)
         assert report["gap"] == gap and set(report["mean"]) == {"paper", "union"}
+        assert report["precision"] == (precision or "float32")  # on a CPU
 
 
 def test_flow_that_is_stored_with_a_dataset_is_taken_at_that_gap(weights):
