@@ -1,12 +1,19 @@
-"""When one of several processes fails, all end with its message within seconds."""
+"""Several processes train as one, and when one of them fails, all end with its message."""
 
+import dataclasses
+import itertools
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from oclr_jax.train.data import TrainingData
+from oclr_jax.train.record.journal import read_rows
+from tests.train.toy import toy_config, toy_data, train_toy
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,6 +58,72 @@ train_toy(toy_config(), workdir, data)
 """
 
 
+TRAINING = """
+import sys
+workdir, port, index, parallel = sys.argv[1:]
+from oclr_jax.train.processes import join_processes
+join_processes(f"localhost:{port}", 2, int(index))
+from tests.train.test_processes import part_of_toys
+from tests.train.toy import toy_config, train_toy
+config = toy_config()
+config.parallel = parallel
+train_toy(config, workdir, part_of_toys(int(index), 2))
+"""
+
+
+def part_of_toys(index: int, count: int) -> TrainingData:
+    """The part of the toy data that process `index` of `count` reads."""
+    whole, own = toy_data(4), slice(index * 4 // count, (index + 1) * 4 // count)
+
+    def batches(start):
+        for batch in whole.train_batches(start):
+            yield {name: values[own] for name, values in batch.items()}
+
+    def validation():
+        return itertools.islice(whole.validation_batches(), index, None, count)
+
+    return dataclasses.replace(whole, train_batches=batches, validation_batches=validation)
+
+
+def run_two(program: str, workdir: Path, *arguments: object) -> tuple[list, list]:
+    """Runs a program in two processes of one training; the processes, and their outputs."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, workdir, *map(str, (port, index, *arguments))],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return processes, outputs
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_two_processes_train_as_one(tmp_path, parallel):
+    """Losses, scores, and with them parameters and batch statistics."""
+    train_toy(toy_config(), tmp_path / "one")
+    processes, outputs = run_two(TRAINING, tmp_path / "two", parallel)
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    one, two = (read_rows(tmp_path / name) for name in ("one", "two"))
+    assert [(r["kind"], r["step"]) for r in one] == [(r["kind"], r["step"]) for r in two]
+    for ours, theirs in zip(two, one, strict=True):
+        for name in {"loss", "error", "grad_norm"} & theirs.keys():
+            np.testing.assert_allclose(
+                ours[name], theirs[name], rtol=1e-4, err_msg=f"{name} {ours}"
+            )
+    assert "step 6" in outputs[0][0] and "step" not in outputs[1][0]
+
+
 @pytest.mark.parametrize(
     ("failing", "where", "words", "status"),
     [
@@ -64,26 +137,8 @@ train_toy(toy_config(), workdir, data)
 def test_all_processes_end_with_the_message_of_the_failed_one(
     tmp_path, failing, where, words, status
 ):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", PROCESS, tmp_path, str(port)]
-    processes = [
-        subprocess.Popen(
-            [*command, str(index), str(failing), where],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=300) for process in processes]
-        ended = time.time()
-    finally:
-        for process in processes:
-            process.kill()
+    processes, outputs = run_two(PROCESS, tmp_path, failing, where)
+    ended = time.time()
     assert all(words in errors for _, errors in outputs), outputs
     assert f"Process {failing} of this training failed: " in outputs[1 - failing][1]
     codes = [process.returncode for process in processes]
