@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oclr_jax.errors import UserError
+from oclr_jax.errors import InputWarning, UserError
 from oclr_jax.video.clip import open_clip
-from tests.video.videos import encode, numbered, numbers_of, write_video
+from tests.video.videos import encode, noise, numbered, numbers_of, write_video
 
 JITTERED = [0, 29, 70, 99, 140, 170, 211, 240]
 
@@ -58,6 +58,20 @@ def test_a_constant_rate_is_exact(tmp_path, suffix):
     codec = {"avi": "mpeg4", "webm": "libvpx"}.get(suffix, "libx264")
     clip = open_clip(encode(tmp_path / f"v.{suffix}", numbered(12), codec, rate))
     assert clip.fps == rate and clip.times[11] == 11 / rate
+
+
+def test_pictures_before_the_first_key_frame_are_told(tmp_path):
+    groups = {"g": "5", "keyint_min": "5", "sc_threshold": "0"}
+    source = encode(tmp_path / "whole.mp4", noise(15), options=groups)
+    with av.open(str(source)) as old, av.open(str(tmp_path / "v.mkv"), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for number, packet in enumerate(old.demux(video=0)):
+            if packet.size and number:  # all but the first
+                packet.stream = stream
+                new.mux(packet)
+    with pytest.warns(InputWarning, match="4 pictures that cannot be shown"):
+        clip = open_clip(tmp_path / "v.mkv")
+    assert clip.count == len(list(clip.frames())) == 10
 
 
 def test_a_file_that_grows_or_shrinks_while_it_is_read(tmp_path):

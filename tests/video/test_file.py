@@ -160,6 +160,24 @@ def test_a_longer_sound_is_no_damage(tmp_path):
     assert numbers_of(open_video(path)) == list(range(6))
 
 
+def test_frames_of_another_size_are_scaled_to_the_first(tmp_path):
+    small = encode(tmp_path / "a.webm", numbered(3), "libvpx")
+    large = encode(tmp_path / "b.webm", numbered(6, 64, 96)[3:], "libvpx")
+    with av.open(str(tmp_path / "v.mkv"), "w") as joined:
+        stream = None
+        for number, path in enumerate((small, large)):
+            with av.open(str(path)) as part:
+                stream = stream or joined.add_stream_from_template(part.streams.video[0])
+                for packet in part.demux(video=0):
+                    if packet.size:
+                        packet.pts = packet.dts = packet.pts + 125 * number
+                        packet.stream = stream
+                        joined.mux(packet)
+    frames = list(open_video(tmp_path / "v.mkv"))
+    assert {frame.shape for frame in frames} == {(32, 48, 3)}
+    assert numbers_of(frames) == list(range(6))
+
+
 # Damage: 20 frames in groups of 5, each of which starts with a key frame.
 GROUPS = {"g": "5", "keyint_min": "5", "sc_threshold": "0"}
 
