@@ -72,17 +72,20 @@ class Script:
 
 
 def _crossing(rng: np.random.Generator, frames: int, period: float | int, objects: int) -> Script:
-    """Objects that swing from side to side in opposite phase, and so cross twice in a period."""
+    """Objects that swing from side to side, each in its own phase, and so cross again and again.
+
+    Two overlap when they cross; three have rows of their own and paces of their own.
+    """
     actors = []
     for number in range(objects):
-        phase = 2 * np.pi * number / objects + rng.normal(0, 0.1)
-        angle = 2 * np.pi * np.arange(frames) / period + phase
+        pace = 1.0 if objects == 2 else (1.0, 0.8, 1.2)[number]
+        phase = np.pi * number + rng.normal(0, 0.1)
+        angle = 2 * np.pi * pace * np.arange(frames) / period + phase
         x = 0.5 + rng.uniform(0.27, 0.33) * np.cos(angle)
-        y = 0.5 + rng.normal(0, 0.05) + rng.uniform(0.02, 0.1) * np.sin(2 * angle + 1)
-        if objects > 2:
-            y += 0.2 * (number - 1)
-        largest = 0.6 if objects == 2 else 0.46
-        actors.append(_actor(rng, rng.uniform(0.36, largest), x, y))
+        y = 0.5 + rng.normal(0, 0.05 if objects == 2 else 0.01)
+        y += rng.uniform(0.02, 0.1) * np.sin(2 * angle + 1) if objects == 2 else 0.27 * (number - 1)
+        largest = 0.6 if objects == 2 else 0.44
+        actors.append(_actor(rng, rng.uniform(0.36, largest), x, np.broadcast_to(y, x.shape)))
     return Script(tuple(actors), _pan(rng))
 
 
@@ -135,12 +138,12 @@ def _stopping(rng: np.random.Generator, frames: int, objects: int) -> Script:
     stops[start : start + STOP] = True
     clock = motion.pause_clock(frames, stops.astype(float))
     angle = 2 * np.pi * clock / rng.uniform(90, 110) + rng.uniform(0.2, 0.6)
-    y = 0.3 + rng.uniform(0.02, 0.06) * np.sin(2 * angle)
+    y = (0.3 if objects < 3 else 0.22) + rng.uniform(0.02, 0.06) * np.sin(2 * angle)
     first = _actor(rng, rng.uniform(0.4, 0.5), 0.5 + 0.25 * np.cos(angle), y, stops)
     actors = [first]
     for number in range(1, objects):
         angle = 2 * np.pi * np.arange(frames) / rng.uniform(80, 120) + rng.uniform(0, 6)
-        y = 0.76 if number == 1 else 0.55
+        y = 0.78 if number == 1 else 0.5
         actors.append(_actor(rng, 0.4, 0.5 + 0.28 * np.cos(angle), y + 0.04 * np.sin(angle)))
     return Script(tuple(actors), _pan(rng) * 0.6)
 
