@@ -20,14 +20,14 @@ RAFT_FLOW = {"estimator": "raft", "weights": "raft-things.pth", "iterations": 20
 class Kind:
     """One kind of model.
 
-    title: what the model is for, in messages.
-    metadata_key: key of the description in a safetensors file.
-    config: dataclass of the model's configuration, with `to_dict`, `from_dict`.
-    shapes: shape of every parameter of a configuration, by its path `a/b/c`.
-    import_state: converts the arrays of a released checkpoint; None where there is no release.
-    is_release: whether these are names of such a checkpoint.
-    sees_flow: whether the model's input is flow, so that its weights belong to an estimator.
-    release: fields of the description of released weights, beside model and name.
+    title: the task of the model, for messages.
+    metadata_key: key of the description in the metadata of a safetensors file.
+    config: dataclass of the model configuration, with `to_dict` and `from_dict`.
+    shapes: returns the shape of every parameter of a configuration, by its path `a/b/c`.
+    import_state: converts the arrays of a released checkpoint to parameters and configuration.
+    is_release: tells from the names of its arrays whether a checkpoint is a release of this kind.
+    sees_flow: whether the input of the model is flow; its weights then record the estimator.
+    release: fields of the description of released weights, besides model and name.
     """
 
     title: str
