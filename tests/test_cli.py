@@ -409,6 +409,15 @@ def test_the_input_is_not_replaced(capsys, tmp_path, clip, weights):
     assert "would be replaced by its conversion" in refused(capsys, tmp_path, "convert", pth, pth)
 
 
+def test_results_beside_the_frames_are_no_frames(tmp_path, clip, weights):
+    command = ["segment", str(clip), str(clip), "--weights", str(weights), "--overwrite"]
+    for _ in range(2):
+        assert cli.main(command) == 0
+        record = json.loads((clip / "objects.json").read_text())
+        assert record["video"]["frames"] == len(list((clip / "masks").iterdir())) == 4
+    assert sorted(path.name for path in clip.glob("*.png")) == [f"{n}.png" for n in range(4)]
+
+
 def test_names_that_are_no_text(capsys, tmp_path, clip, weights):
     """An output may have one, an input not: it is the name of the video in objects.json."""
     output = tmp_path / os.fsdecode(b"\xe9")
