@@ -54,8 +54,8 @@ def image_strip(batch: Batch, masks: dict[str, np.ndarray]) -> UInt8[np.ndarray,
     frames = evenly_spaced(count, FRAMES)
     rows = [[flow_to_rgb(frame[..., :2]) for frame in np.asarray(batch["flow"][0])[frames]]]
     for name in ("modal", "amodal"):
-        rows.append(_layers(np.asarray(batch[name][0])[frames] > 0))
-        rows.append(_layers(np.asarray(masks[name][0])[frames] > 0))
+        rows.append(list(_layers(np.asarray(batch[name][0])[frames] > 0)))
+        rows.append(list(_layers(np.asarray(masks[name][0])[frames] > 0)))
     return picture_grid(rows, gap=GAP)
 
 
