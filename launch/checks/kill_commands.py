@@ -274,6 +274,8 @@ def stop(
         return "finished before", wrong
     if not command.is_whole(left):
         return "needed recovery", wrong
+    if command.recovery is None:
+        return "every file whole", wrong
     return ("new whole" if left == command.new else "old whole"), wrong
 
 
