@@ -253,6 +253,21 @@ def test_a_file_that_ends_between_two_frames_is_damaged(tmp_path):
             list(open_video(path))
 
 
+def test_a_picture_that_the_decoder_conceals_is_damaged(tmp_path):
+    """All frames are there and nothing fails; one of them is made up in part."""
+    path = encode(tmp_path / "v.mp4", noise(20), options=GROUPS)
+    content, (begin, end) = bytearray(path.read_bytes()), packet_places(path)[12]
+    middle = (begin + end) // 2
+    content[middle : middle + 100] = b"\xff" * 100
+    path.write_bytes(content)
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        concealed = [frame.is_corrupt for frame in container.decode(video=0)]
+    assert (len(concealed), sum(concealed)) == (20, 1)
+    with pytest.raises(UserError, match="17 of 20 frames are whole"):
+        list(open_video(path))
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm", "avi", "ts"])
 def test_whole_files_are_not_called_damaged(tmp_path, suffix):
     path = whole_video(tmp_path / f"v.{suffix}")
