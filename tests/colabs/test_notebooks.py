@@ -54,9 +54,6 @@ def test_look_at_synthetic_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_train_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    # Cheaper compilation: the programs only run for seconds.
-    quick = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
-    monkeypatch.setenv("XLA_FLAGS", quick)
     # The notebook expects a checkout, but writes into the temporary folder.
     for name in ("launch", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -18,7 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 PATIENCE = 600  # seconds; far more than it takes
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 STEPS = 6  # the first half by one training, the second by another
 
 
@@ -48,8 +47,7 @@ def begin(workdir: Path, data_dir: Path, steps: int, *, processes: int, devices:
             subprocess.Popen(
                 command + (others if processes > 1 else []),
                 cwd=ROOT,
-                env=os.environ
-                | {"JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": QUICK_TO_COMPILE},
+                env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

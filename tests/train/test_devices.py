@@ -16,14 +16,13 @@ from oclr_jax.errors import UserError
 from oclr_jax.train import devices, processes
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     """The results of ten_steps.py by mode: metrics of every step, parameters and model state."""
     path = tmp_path_factory.mktemp("ten_steps") / "given.npz"
-    flags = {"XLA_FLAGS": f"{QUICK_TO_COMPILE} --xla_force_host_platform_device_count=8"}
+    flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
     command = [sys.executable, "tests/train/ten_steps.py", path]
     out = subprocess.run(command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr

@@ -5,7 +5,6 @@ paper's, in test_config.py.
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,6 @@ from oclr_jax.train.record.journal import read_rows
 from oclr_jax.weights.file import load_weights
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 EXPERIMENTS = [name for name in VARIANTS if name.startswith("ours_")]
 
 pytestmark = pytest.mark.slow
@@ -30,7 +28,6 @@ def workdirs(tmp_path_factory) -> Path:
     out = subprocess.run(
         [sys.executable, "tests/train/experiments.py", folder, *EXPERIMENTS],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": QUICK_TO_COMPILE},
         capture_output=True,
         text=True,
     )
