@@ -19,9 +19,10 @@ os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 )
 
-# A suite that was started in the background ignores Ctrl-C, and so would the commands whose
-# answer to it is tested.
+# A suite that was started in the background ignores Ctrl-C, under nohup also SIGHUP, and so would
+# the commands whose reaction to these signals is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # From here on every annotated function of the project checks its shapes and dtypes when called.
 install_import_hook(["oclr_jax", "data_pipelines"], "beartype.beartype")
