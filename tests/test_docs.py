@@ -179,7 +179,9 @@ def test_configurations_and_fields_exist(page: Path):
         load_config(name)
     configs = [load_config("configs/oclr_flow.py"), load_config("configs/raft.py")]
     for span in code_spans(page):
-        field = re.match(r"(?:--)?config\.(?!json)([\w.]+)|((?:data|model|loss|optimizer)\.\w+)\b", span)
+        field = re.match(
+            r"(?:--)?config\.(?!json)([\w.]+)|((?:data|model|loss|optimizer)\.\w+)\b", span
+        )
         if field:
             name = field[1] or field[2]
             assert any(has_field(config, name) for config in configs), f"no field {name}"

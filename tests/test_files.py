@@ -4,10 +4,10 @@ import errno
 import json
 import os
 import pickle
-import stat
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -230,20 +230,26 @@ def as_nobody(code: str) -> str:
     return done.stdout
 
 
-def test_rights(tmp_path):
+@pytest.fixture
+def public_folder():
+    """A folder that every user may enter, which those of pytest are not."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_rights(public_folder):
     """A writable folder inside one that is not works; what cannot be written is refused first."""
     for folder, mode in (("ours", 0o777), ("theirs", 0o755), ("closed", 0o700)):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder).chmod(mode)
-    kept = tmp_path / "ours" / "kept"
+        (public_folder / folder).mkdir()
+        (public_folder / folder).chmod(mode)
+    kept = public_folder / "ours" / "kept"
     (kept / "masks").mkdir(parents=True)
     kept.chmod(0o777)
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(folder.stat().st_mode | stat.S_IROTH | stat.S_IXOTH)
     printed = as_nobody(f"""
 for folder in ("ours", "theirs", "theirs/new", "closed/new", "ours/kept"):
     try:
-        with staged_output({str(tmp_path)!r} + "/" + folder, ("masks",), True) as staged:
+        with staged_output({str(public_folder)!r} + "/" + folder, ("masks",), True) as staged:
             (staged / "masks").write_text("new")
         print("written")
     except (UserError, OSError) as error:
