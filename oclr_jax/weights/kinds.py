@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from oclr_jax.errors import UserError
-from oclr_jax.models import oclr, raft
+from oclr_jax.models import dino, oclr, raft
+from oclr_jax.torch_import.names_dino import import_dino, is_dino
 from oclr_jax.torch_import.names_oclr import import_oclr, is_oclr
 from oclr_jax.torch_import.names_raft import import_raft, is_raft
 from oclr_jax.torch_import.strict import some_names
@@ -62,6 +63,14 @@ KINDS = {
         shapes=raft.parameter_shapes,
         import_state=import_raft,
         is_release=is_raft,
+    ),
+    "dino": Kind(
+        title="image features",
+        metadata_key="oclr_jax_features",
+        config=dino.DINOConfig,
+        shapes=dino.parameter_shapes,
+        import_state=import_dino,
+        is_release=is_dino,
     ),
 }
 

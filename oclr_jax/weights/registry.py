@@ -74,6 +74,38 @@ KNOWN = (
         page="https://github.com/princeton-vl/RAFT",
         megabytes=4,
     ),
+    KnownWeights(
+        "dino_deitsmall8_pretrain",
+        "dino",
+        "image features, DINO ViT-S/8",
+        "dino_deitsmall8_pretrain.pth",
+        page="https://github.com/facebookresearch/dino",
+        megabytes=87,
+    ),
+    KnownWeights(
+        "dino_deitsmall16_pretrain",
+        "dino",
+        "image features, DINO ViT-S/16",
+        "dino_deitsmall16_pretrain.pth",
+        page="https://github.com/facebookresearch/dino",
+        megabytes=87,
+    ),
+    KnownWeights(
+        "dino_vitbase8_pretrain",
+        "dino",
+        "image features, DINO ViT-B/8",
+        "dino_vitbase8_pretrain.pth",
+        page="https://github.com/facebookresearch/dino",
+        megabytes=343,
+    ),
+    KnownWeights(
+        "dino_vitbase16_pretrain",
+        "dino",
+        "image features, DINO ViT-B/16",
+        "dino_vitbase16_pretrain.pth",
+        page="https://github.com/facebookresearch/dino",
+        megabytes=343,
+    ),
 )
 
 
