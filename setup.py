@@ -7,12 +7,13 @@ not exist yet. Tested versions:
 | Python | jax      | flax    | numpy | scipy  | opencv   | av     |
 |--------|----------|---------|-------|--------|----------|--------|
 | 3.11   | 0.10.2   | 0.12.8  | 2.4.6 | 1.17.1 | 5.0.0.93 | 18.1.0 |
-| 3.12   | 0.12.0.1 | 0.12.12 | 2.5.5 | 1.18.1 | 5.0.0.93 | 18.1.0 |
+| 3.12   | 0.12.0.1 | 0.12.12 | 2.5.5 | 1.18.1 | 5.0.0.93 |        |
 | 3.13   | 0.12.0.1 | 0.12.12 | 2.5.5 | 1.18.1 | 5.0.0.93 | 18.1.0 |
 
 all with grain 0.2.18, array_record 0.8.6 and tensorflow-datasets 4.9.10.
-The whole test suite runs on 3.11. On 3.12 the tests of data sets, flow and weights ran, on 3.13
-those of data loading and generation, flow, weights and most of the pipeline.
+The whole test suite runs on 3.11. On 3.12 the tests of data sets, flow and weights ran; on 3.13
+those of data loading and generation, flow, weights, the pipeline, video input, tracking and
+refiners.
 """
 
 import re
