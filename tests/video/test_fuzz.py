@@ -80,7 +80,8 @@ def insert(rng, content: bytearray) -> None:
 def check(path: Path, frames: int) -> None:
     """Reads a file; it must be refused in a sentence, or show `frames` frames, or warn."""
     faulthandler.dump_traceback_later(6 * SECONDS, exit=True)
-    start = time.monotonic()
+    # Processor time, which other work on the machine does not change; the line above ends a wait.
+    start = time.process_time()
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
@@ -93,7 +94,7 @@ def check(path: Path, frames: int) -> None:
         assert str(error).endswith(".") and "\n" not in str(error)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 def fuzz(folder: Path, name: str, seeds: range) -> None:
