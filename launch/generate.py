@@ -40,6 +40,14 @@ def main(arguments: list[str] | None = None) -> int:
         help="folder of video files or folders of frames for backgrounds (default: procedural)",
     )
     parser.add_argument(
+        "--procedural",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of textures and shapes that stay procedural beside --images and --silhouettes, "
+        "from 0 to 1 (default: 0)",
+    )
+    parser.add_argument(
         "--flow",
         metavar="ESTIMATOR",
         default="dis",
@@ -55,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _generate(options: argparse.Namespace, config: OclrSynConfig) -> None:
-    sources = open_sources(options.images, options.silhouettes, options.videos)
+    sources = open_sources(options.images, options.silhouettes, options.videos, options.procedural)
     _name_broken_files(sources)
     # Flow is estimated at the resolution of the rendered frames.
     height, width = config.scene.render_height, config.scene.render_width

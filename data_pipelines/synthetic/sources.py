@@ -66,23 +66,27 @@ class Sources:
     """Where textures, silhouettes and background videos come from; None means procedural.
 
     objects: for every file of `silhouettes`, the ids of objects that are large enough.
+    procedural: share of the textures and shapes that stay procedural where folders are given, from
+      0 to 1.
     """
 
     images: Folder | None = None
     silhouettes: Folder | None = None
     videos: Folder | None = None
     objects: tuple[tuple[int, ...], ...] = ()
+    procedural: float = 0.0
 
     def settings(self) -> dict[str, Any]:
         """The record of the sources in a dataset."""
         named = {"images": self.images, "silhouettes": self.silhouettes, "videos": self.videos}
-        return {name: folder and folder.settings() for name, folder in named.items()}
+        folders = {name: folder and folder.settings() for name, folder in named.items()}
+        return folders | ({"procedural": self.procedural} if self.procedural else {})
 
     def texture(
         self, rng: np.random.Generator, height: int, width: int
     ) -> UInt8[np.ndarray, "h w 3"]:
         """Samples an image: a random crop of a file, flipped and colour-jittered, or procedural."""
-        if self.images is None:
+        if self.images is None or self._stays_procedural(rng):
             return texture(rng, height, width)
         name = self.images.files[int(rng.integers(len(self.images.files)))]
         image = read_image(self.images.path / name)
@@ -90,11 +94,15 @@ class Sources:
 
     def silhouette(self, rng: np.random.Generator, size: int) -> Shape:
         """Samples a shape: a silhouette of a file, resized and rotated, or a figure or blob."""
-        if self.silhouettes is None:
+        if self.silhouettes is None or self._stays_procedural(rng):
             return (blob if rng.random() < 0.2 else figure)(rng, size)
         index = int(rng.integers(len(self.silhouettes.files)))
         ids = _read_ids(self.silhouettes.path / self.silhouettes.files[index])
         return from_mask(rng, ids == rng.choice(self.objects[index]), size)
+
+    def _stays_procedural(self, rng: np.random.Generator) -> bool:
+        # Without a share no number is drawn: scenes of folders alone stay as they were.
+        return self.procedural > 0 and rng.random() < self.procedural
 
     def footage(
         self, rng: np.random.Generator, frames: int, height: int, width: int
@@ -138,6 +146,7 @@ def open_sources(
     images: str | os.PathLike | None = None,
     silhouettes: str | os.PathLike | None = None,
     videos: str | os.PathLike | None = None,
+    procedural: float = 0.0,
 ) -> Sources:
     """Opens folders and checks their files; None means procedural.
 
@@ -146,11 +155,20 @@ def open_sources(
       silhouettes: annotations in the layout of DAVIS or YouTube-VOS: a folder of indexed png files
         for each sequence, pixel value = object id, 0 and 255 = no object.
       videos: video files, or a folder of frames for each video.
+      procedural: share of textures and shapes that stay procedural, from 0 to 1.
 
     Raises:
-      UserError: a folder is missing or has no readable file of its kind. Unreadable files are
+      UserError: the share is not from 0 to 1, or mixes procedural textures and shapes with no
+        folder; a folder is missing or has no readable file of its kind. Unreadable files are
         skipped and listed in `broken`.
     """
+    if not 0 <= procedural <= 1:
+        raise UserError(f"The procedural share is {procedural}; choose one from 0 to 1.")
+    if procedural and images is None and silhouettes is None:
+        raise UserError(
+            "A procedural share is mixed with images or silhouettes; name a folder of either, or "
+            "leave the share out."
+        )
     objects: tuple[tuple[int, ...], ...] = ()
     found: dict[str, Folder] = {}
     if images is not None:
@@ -171,7 +189,7 @@ def open_sources(
     if videos is not None:
         files = _find_videos(Path(videos))
         found["videos"], _ = _open("videos", Path(videos), files, _video_opens)
-    return Sources(**found, objects=objects)
+    return Sources(**found, objects=objects, procedural=procedural)
 
 
 def random_crop(

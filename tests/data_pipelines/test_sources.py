@@ -118,6 +118,23 @@ def test_scenes_use_the_folders(sources):
     assert np.ptp(part.sprite[..., 2].astype(int)) <= 1
 
 
+def test_a_share_stays_procedural(folders):
+    mixed = open_sources(folders / "images", folders / "silhouettes", procedural=0.5)
+    assert mixed.settings()["procedural"] == 0.5
+    rng = np.random.default_rng(0)
+    # The files' third channel is 7 before the jitter of colours; procedural textures vary.
+    flat = [np.ptp(mixed.texture(rng, 24, 24)[..., 2].astype(int)) < 3 for _ in range(40)]
+    assert 10 < sum(flat) < 30
+    assert "procedural" not in open_sources(folders / "images").settings()
+
+
+def test_a_senseless_share_is_rejected(folders):
+    with pytest.raises(UserError, match="choose one from 0 to 1"):
+        open_sources(folders / "images", procedural=1.5)
+    with pytest.raises(UserError, match="name a folder of either"):
+        open_sources(procedural=0.5)
+
+
 def test_short_videos_play_back_and_forth(sources):
     for seed in range(8):
         clip = sources.footage(np.random.default_rng(seed), 30, 45, 60)

@@ -2,6 +2,8 @@
 
 import sys
 
+# Defines its flags before they are saved: restoring removes those that were defined meanwhile.
+import grain  # noqa: F401
 import pytest
 from absl import flags
 from absl.testing import flagsaver
