@@ -156,6 +156,14 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         type=_not_empty("--refine"),
         help="refiners of the tracks, separated by commas, applied in order (default: none)",
     )
+    parser.add_argument(
+        "--passes",
+        type=int,
+        choices=(1, 2, 4),
+        default=1,
+        help="run the model on the video, mirrored (2), and also reversed in time (4), and average "
+        "its masks (default: %(default)s)",
+    )
     _add_precision(parser)
     parser.add_argument("--quiet", action="store_true", help="print no progress")
 
@@ -232,6 +240,7 @@ def _segment(options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
         keep_damaged=options.keep_damaged,
         precision=options.precision,
+        passes=options.passes,
         quiet=options.quiet,
     )
     if not record["video"]["moves"]:
@@ -268,6 +277,7 @@ def _evaluation_report(options: argparse.Namespace) -> dict[str, Any]:
             options.output,
             options.quiet,
             options.precision,
+            options.passes,
         )
     return evaluate_dataset(
         options.dataset,
@@ -281,6 +291,7 @@ def _evaluation_report(options: argparse.Namespace) -> dict[str, Any]:
         output=options.output,
         quiet=options.quiet,
         precision=options.precision,
+        passes=options.passes,
     )
 
 

@@ -89,6 +89,7 @@ def segment_video(
     quiet: bool = True,
     keep_damaged: bool = False,
     precision: str | None = None,
+    passes: int = 1,
 ) -> SegmentedVideo:
     """Segments a video in memory. For long videos use `segment_to_folder`.
 
@@ -101,11 +102,12 @@ def segment_video(
       quiet: no progress bars.
       keep_damaged: use the intact frames of a damaged video file instead of refusing it.
       precision: of the models, "float32" or "bfloat16"; None for float32 on a CPU, else bfloat16.
+      passes: of the flow model, whose masks are averaged: 1, 2 (mirrored) or 4 (and reversed).
 
     Raises UserError for anything that cannot be segmented.
     """
     refiners = open_refiners(refine)
-    segmenter = load_segmenter(weights, precision)
+    segmenter = load_segmenter(weights, precision, passes)
     clip = open_clip(frames_or_path, quiet, keep_damaged)
     model = segmenter.info.model
     source = _open_source(segmenter, flow, clip)
@@ -144,6 +146,7 @@ def segment_to_folder(
     quiet: bool = True,
     keep_damaged: bool = False,
     precision: str | None = None,
+    passes: int = 1,
 ) -> SegmentationRecord:
     """Segments a video file or a folder of frames into the folder `output`, whole or not at all.
 
@@ -155,7 +158,7 @@ def segment_to_folder(
     Args:
       input: video file, or folder of jpg or png frames.
       output: folder, created if needed.
-      weights, flow, refine, quiet, keep_damaged, precision: see `segment_video`.
+      weights, flow, refine, quiet, keep_damaged, precision, passes: see `segment_video`.
       overlay: whether to write the overlay video.
       overwrite: replace results that `output` already holds.
 
@@ -166,7 +169,7 @@ def segment_to_folder(
     # Staged before the first frame is read, so that an output that cannot be written is refused at
     # once.
     with staged_output(output, RESULT_NAMES, overwrite, (input, weights, flow)) as folder:
-        segmenter = load_segmenter(weights, precision)
+        segmenter = load_segmenter(weights, precision, passes)
         clip = open_clip(input, quiet, keep_damaged)
         model = segmenter.info.model
         source = _open_source(segmenter, flow, clip)
@@ -255,6 +258,7 @@ def _settings(
         "window": info.model.frames,
         "overlap": overlap_of(info.model),
         "precision": segmenter.precision,
+        "passes": segmenter.passes,
         "order_from": info.model.order_from,
         "grid": [info.model.height, info.model.width],
         "still_flow": STILL_FLOW,

@@ -47,6 +47,7 @@ def evaluate_dataset(
     output: str | os.PathLike | None = None,
     quiet: bool = True,
     precision: str | None = None,
+    passes: int = 1,
 ) -> dict[str, Any]:
     """Scores a model, or the folder of masks `results`, on a dataset.
 
@@ -65,6 +66,7 @@ def evaluate_dataset(
         same settings, are not computed again.
       quiet: no progress bar.
       precision: of the models, "float32" or "bfloat16"; None for float32 on a CPU, else bfloat16.
+      passes: of the flow model, whose masks are averaged: 1, 2 (mirrored) or 4 (and reversed).
 
     Returns the content of metrics.json. Raises UserError for bad input.
     """
@@ -85,7 +87,7 @@ def evaluate_dataset(
             f"The flow in {data} has gap {stored['gap']}, not {gap}; give --gap {stored['gap']} or "
             "another --flow."
         )
-    segmenter = None if results else with_gap(load_segmenter(weights, precision), gap)
+    segmenter = None if results else with_gap(load_segmenter(weights, precision, passes), gap)
     inputs = _Inputs(segmenter, flow, refiners, results)
     used = stored or _flow_settings(segmenter, flow)
     if segmenter is not None:
@@ -119,6 +121,7 @@ def evaluate_synthetic(
     output: str | os.PathLike | None = None,
     quiet: bool = True,
     precision: str | None = None,
+    passes: int = 1,
 ) -> dict[str, Any]:
     """Scores a model on synthetic data, under `paper`: modal and amodal J and depth order.
 
@@ -127,7 +130,7 @@ def evaluate_synthetic(
     `evaluate_dataset`.
     """
     sequences = find_synthetic(name, data)
-    segmenter = with_gap(load_segmenter(weights, precision), 1)
+    segmenter = with_gap(load_segmenter(weights, precision, passes), 1)
     title = f"{name} ({Path(data).resolve().parent.name})" if name == "oclr_syn" else "Syn-Val"
     flow = {"estimator": "stored with the data"}
     settings = evaluation_settings(name, title, ["paper"], None, segmenter, flow, gap=1)

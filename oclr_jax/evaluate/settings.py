@@ -48,6 +48,7 @@ def evaluation_settings(
         "flow": flow if model else None,
         "gap": gap if model else None,
         "precision": segmenter.precision if segmenter else None,
+        "passes": segmenter.passes if segmenter else None,
         "grid": [model.height, model.width] if model else None,
         "window": model.frames if model else None,
         "order_from": model.order_from if model else None,

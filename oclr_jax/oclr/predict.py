@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float32, UInt8
 from oclr_jax.flow import FrameFlow
 from oclr_jax.models.oclr import OCLR, OCLRConfig, composing_order
 from oclr_jax.models.precision import choose_precision
+from oclr_jax.oclr.passes import check_passes, predict_passes
 from oclr_jax.oclr.strands import WindowLayers
 from oclr_jax.oclr.tracking import link_windows
 from oclr_jax.oclr.windows import stream_windows
@@ -42,6 +43,7 @@ class Segmenter:
     info: WeightsInfo
     predict: PredictFn
     precision: str = "float32"  # of the computation, RAFT's included
+    passes: int = 1  # over which each window is averaged, see `predict_passes`
 
 
 class FlowWindow(NamedTuple):
@@ -72,21 +74,24 @@ def make_predict_fn(model: OCLR) -> PredictFn:
 
 
 def load_segmenter(
-    weights: str | os.PathLike | None = None, precision: str | None = None
+    weights: str | os.PathLike | None = None, precision: str | None = None, passes: int = 1
 ) -> Segmenter:
     """Loads a flow model.
 
     Args:
       weights: name or file, None for those of the package.
       precision: "float32" or "bfloat16", None for that of `choose_precision`.
+      passes: over which each window is averaged, one of `passes.PASSES`.
 
     Raises:
-      UserError: the weights cannot be used.
+      UserError: the weights cannot be used, or not with so many passes.
     """
     params, info = load_weights(weights)
+    check_passes(passes, info.model.gaps)
     precision = choose_precision(precision)
     config = dataclasses.replace(info.model, remat=False, compute_dtype=precision)
-    return Segmenter(jax.device_put(params), info, make_predict_fn(OCLR(config)), precision)
+    predict = make_predict_fn(OCLR(config))
+    return Segmenter(jax.device_put(params), info, predict, precision, passes)
 
 
 def find_tracks(
@@ -138,10 +143,18 @@ def flow_windows(flows: Iterable[FrameFlow], frames: int, overlap: int = 0) -> I
 
 
 def predict_layers(segmenter: Segmenter, window: FlowWindow) -> WindowLayers:
-    """Runs the model on one window; padding is left out of the result."""
-    probability, order = segmenter.predict(segmenter.params, window.flow[None])
-    probability = np.asarray(probability[0])[: window.count]
-    order = np.asarray(order[0])
+    """Runs the model on one window, in all its passes; padding is left out of the result."""
+    count = window.count
+
+    def predict(flow: Float32[np.ndarray, "n h w c"]) -> tuple[np.ndarray, np.ndarray]:
+        # A reversed window is padded by its own last frame.
+        padding = [(0, len(window.flow) - count)] + [(0, 0)] * 3
+        padded = np.pad(flow, padding, mode="edge")
+        probability, order = segmenter.predict(segmenter.params, padded[None])
+        return np.asarray(probability[0])[:count], np.asarray(order[0])
+
+    gaps, passes = segmenter.info.model.gaps, segmenter.passes
+    probability, order = predict_passes(predict, window.flow[:count], gaps, passes)
     return WindowLayers(window.shot, window.start, probability, order, window.images)
 
 
