@@ -91,10 +91,8 @@ def open_clip(
             yield image
 
     shots, repeats = _shots_and_repeats(images())
-    if video.not_shown:
-        text = (
-            f"{video.path} has {video.not_shown} pictures that cannot be shown; they are left out."
-        )
+    for items in video.left_out:
+        text = f"{video.path} has {items}; they are left out."
         warnings.warn(text, InputWarning, stacklevel=2)
     times, fps = frame_times(stamps, video.rate, video.tick)
     return Clip(

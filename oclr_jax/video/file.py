@@ -58,8 +58,8 @@ class VideoFile:
       pixel_aspect: width / height of one pixel of the upright frames.
       expected_frames: as the header announces, None where it does not.
       damage: None for an intact file; set with `keep_damaged` only.
-      not_shown: after a pass, intact pictures that the decoder does not show, as those that refer
-        to frames before the start of the file.
+      left_out: after a pass, what an undamaged file holds beside the frames, such as "3 frames
+        without data".
     """
 
     def __init__(self, path: str | os.PathLike, keep_damaged: bool = False):
@@ -69,7 +69,7 @@ class VideoFile:
         """
         self.path = Path(path)
         self.damage: Damage | None = None
-        self.not_shown = 0
+        self.left_out: list[str] = []
         self._single_count: int | None = None
         self._lacks_frames = lacks_frames(self.path)
         with self._opened() as (_, stream):
@@ -163,7 +163,12 @@ class VideoFile:
             shown != reading.count and shown != self._count_without_threads()
         ):
             raise self._damaged()
-        self.not_shown = _not_shown(codec, reading.count, shown)
+        numbers = {
+            "pictures that cannot be shown": _not_shown(codec, reading.count, shown),
+            "frames without data": reading.empty(),
+            "frames that its edit list hides": reading.hidden(),
+        }
+        self.left_out = [f"{number} {what}" for what, number in numbers.items() if number]
 
     def _decode_whole(self, whole: frozenset[int]) -> Iterator[av.VideoFrame]:
         with self._opened() as (container, stream):
@@ -251,6 +256,7 @@ class _Reading:
         self._end = Fraction(0)  # of all streams, in seconds
         self._interval = 1 / Fraction(stream.average_rate or DEFAULT_FPS)
         self._announced_frames, self._announced_end = stream.frames, Fraction(0)
+        self._index = _read_index(container, stream)
         if any(name in container.format.name for name in _ANNOUNCING):
             if stream.duration is not None:
                 self._announced_end = stream.duration * stream.time_base
@@ -283,15 +289,53 @@ class _Reading:
     def missing(self) -> int:
         """After a pass: how many frames the file does not hold although its header says so."""
         at_least = int(self._broken)
-        if not self.read or 0 < self._announced_frames <= self.read:
+        if not self.read:
+            return at_least
+        if self._index:
+            return max(at_least, self._index.packets - self.read)
+        lacking = self._announced_frames - self.read
+        if self._announced_frames and lacking <= 0:
             return at_least
         interval = max(self._end / self.read, self._interval)
         rest = self._announced_end - self._end
-        # The duration alone is inexact. With a number of frames it only tells frames that an edit
-        # list hides from missing ones.
+        # A duration is inexact. Beside a number of frames it only tells frames that a recorder
+        # dropped, which have a time and no data, from missing ones.
         if rest < (0.25 if self._announced_frames else 1.5) * interval:
             return at_least
-        return max(self._announced_frames - self.read, round(rest / interval))
+        return max(lacking, round(rest / interval))
+
+    def empty(self) -> int:
+        """After a pass in which no frame was missing: how many frames have no data."""
+        if self._index:
+            return self._index.empty
+        return max(self._announced_frames - self.read, 0)
+
+    def hidden(self) -> int:
+        """After a pass: how many frames of the file its edit list hides."""
+        return self.read - self.count + (self._index.hidden if self._index else 0)
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What the sample table of an mp4 file announces."""
+
+    packets: int  # to be read
+    empty: int  # samples without data, for which no packet is read
+    hidden: int  # samples for which no packet is read because of the edit list
+
+
+def _read_index(container: av.container.InputContainer, stream: av.VideoStream) -> _Index | None:
+    """The index of a newly opened file; None where the file has none for all of its frames."""
+    if not stream.frames or "mov" not in container.format.name:
+        return None
+    sizes = [entry.size for entry in stream.index_entries]
+    hidden = 0
+    if len(sizes) < stream.frames:
+        with av.open(container.name, options={"ignore_editlist": "1"}) as unedited:
+            hidden = len(unedited.streams[stream.index].index_entries) - len(sizes)
+    # An edit list may also repeat samples.
+    packets = max(len(sizes), stream.frames - hidden) - sizes.count(0)
+    return _Index(packets, sizes.count(0), hidden)
 
 
 def _gaps(stamps: list[int | None]) -> set[int]:
@@ -303,7 +347,10 @@ def _gaps(stamps: list[int | None]) -> set[int]:
 
 
 def _not_shown(codec: str, pictures: int, shown: int) -> int:
-    """How many coded pictures are lost; VP8 has hidden ones, and two fields make one frame."""
+    """How many coded pictures show no frame, as those that refer to frames before the file begins.
+
+    VP8 has pictures that are never shown, and two fields make one frame.
+    """
     if codec == "vp8" or abs(2 * shown - pictures) <= 1:
         return 0
     return max(pictures - shown, 0)

@@ -30,7 +30,7 @@ class FrameFolder:
         self.tick = Fraction(0)
         self.pixel_aspect = Fraction(1)
         self.damage = None
-        self.not_shown = 0
+        self.left_out: list[str] = []
         self.files = natural_sorted(_image_files(self.path))
         self.expected_frames = len(self.files)
         if len(self.files) < 2:

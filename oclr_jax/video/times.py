@@ -23,8 +23,8 @@ def frame_times(
     Args:
       stamps: what the file says for each frame in seconds, None where it says nothing.
       rate: frames per second that the file's header announces.
-      tick: the unit of the stamps in seconds. Stamps that fit `rate` up to one tick are taken for
-        those of a constant rate, rounded.
+      tick: the unit of the stamps in seconds. Stamps that fit `rate` up to one tick, and less than
+        one frame, are taken for those of a constant rate, rounded.
 
     The rate is (n - 1) / (last - first). Without stamps both follow from `rate`.
     """
@@ -33,7 +33,9 @@ def frame_times(
     if count < 2 or None in stamps or len(set(stamps)) < 2:
         return even, rate
     times = _increasing([stamp - stamps[0] for stamp in stamps])
-    if all(abs(time - other) <= tick for time, other in zip(times, even, strict=True)):
+    # In avi one tick is one frame, and a stamp that is one tick late follows a dropped frame.
+    rounding = min(tick, 1 / (2 * rate))
+    if all(abs(time - other) <= rounding for time, other in zip(times, even, strict=True)):
         return even, rate
     return times, (count - 1) / times[-1]
 

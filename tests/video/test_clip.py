@@ -74,6 +74,43 @@ def test_pictures_before_the_first_key_frame_are_told(tmp_path):
     assert clip.count == len(list(clip.frames())) == 10
 
 
+def test_frames_that_an_edit_list_hides_are_told(tmp_path):
+    """Frames before time 0: decoded and not shown, or, before a key frame, not even read."""
+    for number, group in enumerate(("8", "1")):
+        path = encode(
+            tmp_path / f"{number}.mp4",
+            numbered(8),
+            milliseconds=[40 * (index - 3) for index in range(8)],
+            options={"g": group},
+            container_options={"avoid_negative_ts": "disabled"},
+        )
+        with pytest.warns(InputWarning, match="has 3 frames that its edit list hides"):
+            clip = open_clip(path)
+        assert numbers_of(clip.frames()) == [3, 4, 5, 6, 7]
+
+
+def test_frames_without_data_are_told(tmp_path):
+    """In mp4 a sample of size 0; in avi an empty chunk where a recorder dropped a frame."""
+    last = encode(tmp_path / "last.mp4", numbered(6), options={"bf": "0"})
+    content = bytearray(last.read_bytes())
+    sizes = content.index(b"stsz") + 16
+    content[sizes + 4 * 5 : sizes + 4 * 6] = bytes(4)
+    last.write_bytes(content)
+    third = tmp_path / "third.avi"
+    whole = encode(tmp_path / "whole.avi", numbered(6), "mjpeg", pixels="yuvj420p")
+    with av.open(str(whole)) as old, av.open(str(third), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for number, packet in enumerate(old.demux(video=0)):
+            if packet.size and number != 2:
+                packet.stream = stream
+                new.mux(packet)
+    for path, left in ((last, [0, 1, 2, 3, 4]), (third, [0, 1, 3, 4, 5])):
+        with pytest.warns(InputWarning, match="has 1 frames without data; they are left out"):
+            clip = open_clip(path)
+        assert numbers_of(clip.frames()) == left
+        assert [round(24 * time) for time in clip.times] == left
+
+
 def test_a_file_that_grows_or_shrinks_while_it_is_read(tmp_path):
     path = write_video(tmp_path / "v.mp4", numbered(4))
     clip = open_clip(path)

@@ -253,6 +253,19 @@ def test_a_file_that_ends_between_two_frames_is_damaged(tmp_path):
             list(open_video(path))
 
 
+def test_a_file_that_ends_before_a_frame_in_between_is_damaged(tmp_path):
+    """The last frame of the file is not the last one shown, so its duration is reached."""
+    path = tmp_path / "v.mp4"
+    options = {"bf": "2", "b_strategy": "0"}
+    encode(path, numbered(9), options=options, container_options={"movflags": "+faststart"})
+    with av.open(str(path)) as container:
+        *_, before, last = [packet for packet in container.demux(video=0) if packet.size]
+    assert last.pts < before.pts
+    path.write_bytes(path.read_bytes()[: last.pos])
+    with pytest.raises(UserError, match="8 of 9 frames are whole"):
+        list(open_video(path))
+
+
 def test_a_picture_that_the_decoder_conceals_is_damaged(tmp_path):
     """All frames are there and nothing fails; one of them is made up in part."""
     path = encode(tmp_path / "v.mp4", noise(20), options=GROUPS)

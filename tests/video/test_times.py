@@ -27,6 +27,12 @@ def test_stamps_that_are_rounded_give_the_exact_rate():
     assert fps == rate and found[1999] == 1999 / rate
 
 
+def test_a_dropped_frame_leaves_a_gap_where_one_tick_is_one_frame():
+    found, fps = frame_times([Fraction(i, 24) for i in (0, 1, 3, 4)], Fraction(24), Fraction(1, 24))
+    assert found == [Fraction(i, 24) for i in (0, 1, 3, 4)]
+    assert fps == 18
+
+
 @pytest.mark.parametrize("stamps", [[None] * 4, [0, 40, None, 120], [7] * 4, [3]])
 def test_without_stamps_the_header_decides(stamps):
     found, fps = times(stamps, rate=25)
