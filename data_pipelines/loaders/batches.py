@@ -137,10 +137,10 @@ def make_batches(
     *,
     train: bool,
     batch_size: int,
-    seed: int,
-    workers: int,
-    process_index: int,
-    process_count: int,
+    seed: int = 0,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Loader:
     """Batches of the examples that `make_example` makes from stored sequences.
 
@@ -153,7 +153,8 @@ def make_batches(
       seed: of shuffling and augmentation.
       workers: processes that make batches; 0 makes them in this process.
       process_index, process_count: this process among all; process p reads the p-th part of each
-        global batch.
+        global batch. The batches of all processes, concatenated, are what a single process reads
+        with the global batch size.
 
     Raises:
       UserError: a training batch needs more sequences than there are.

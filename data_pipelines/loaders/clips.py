@@ -55,19 +55,15 @@ def make_clip_loader(
     split: str,
     *,
     frames: int,
-    batch_size: int,
     height: int,
     width: int,
     train: bool,
-    seed: int = 0,
     gaps: tuple[int, ...] = STORED_GAPS,
     flow: str = "estimated",
     stride: int = 1,
     augmentation: Augmentation | None = None,
     extra_datasets: tuple[str | os.PathLike, ...] = (),
-    workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    **batching: int,
 ) -> Loader:
     """Opens a split of a generated dataset as batches of clips.
 
@@ -80,19 +76,16 @@ def make_clip_loader(
       directory: the dataset, as `dataset_directory` returns it.
       split: "train", "validation", or a TFDS slice such as "train[:100]".
       frames: length T of a clip.
-      batch_size: clips in a batch of one process.
       height, width: model grid; stored clips are resized to it.
       train: see above.
-      seed: of shuffling and augmentation.
       gaps: of the flow, in the order of the batch's channels; 1 and -1 are stored.
       flow: "estimated" by the dataset's estimator, or "exact".
       stride: largest distance between consecutive frames of a training clip; flow remains that
         between neighbouring frames of the stored sequence.
       augmentation: of training clips (None: the defaults).
       extra_datasets: further datasets to read the same split of, as if the first contained them.
-      workers: processes that make batches; 0 makes them in this process.
-      process_index, process_count: this process among all. The batches of all processes,
-        concatenated, are what a single process reads with the global batch size.
+      batching: batch_size and, optionally, seed, workers, process_index and process_count, as
+        `make_batches`.
 
     Returns:
       The loader; its batches are `oclr_jax.types.Batch`.
@@ -112,17 +105,7 @@ def make_clip_loader(
         make_clip = partial(training_clip, **options, **cut)
     else:
         make_clip = partial(validation_clip, **cut)
-    return make_batches(
-        sequences,
-        settings,
-        make_clip,
-        train=train,
-        batch_size=batch_size,
-        seed=seed,
-        workers=workers,
-        process_index=process_index,
-        process_count=process_count,
-    )
+    return make_batches(sequences, settings, make_clip, train=train, **batching)
 
 
 def _join(

@@ -77,8 +77,8 @@ def make_online_loader(
 
     Args:
       recipe: scenes, first seed, flow estimator and sources.
-      frames, batch_size, height, width, seed, gaps, flow, stride, augmentation, workers,
-        process_index, process_count: as `make_clip_loader`.
+      frames, height, width, gaps, flow, stride, augmentation: as `make_clip_loader`.
+      batch_size, seed, workers, process_index, process_count: as `make_batches`.
 
     Raises:
       UserError: such clips cannot be cut from the recipe's sequences.

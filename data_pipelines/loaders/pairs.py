@@ -27,14 +27,10 @@ def make_pair_loader(
     directory: str | os.PathLike,
     split: str,
     *,
-    batch_size: int,
     train: bool,
     crop: tuple[int, int] | None = None,
-    seed: int = 0,
     augmentation: PairAugmentation | None = None,
-    workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    **batching: int,
 ) -> Loader:
     """Opens a split of a generated dataset as batches of neighbouring frames and their flow.
 
@@ -46,8 +42,7 @@ def make_pair_loader(
       directory: a dataset whose flow is stored at the rendering resolution, such as `flow_pairs`.
       crop: rows and columns of training pairs.
       augmentation: of training pairs (None: the defaults).
-      split, batch_size, train, seed, workers, process_index, process_count: as
-        `make_clip_loader`.
+      split, train, batching: as `make_clip_loader`.
 
     Returns:
       The loader; its batches are `oclr_jax.types.FlowBatch`.
@@ -75,17 +70,7 @@ def make_pair_loader(
         make_example = partial(training_pair, **settings_of_pairs)
     else:
         make_example = partial(validation_pair, estimated=settings["flow"]["estimator"] == "dis")
-    return make_batches(
-        sequences,
-        settings,
-        make_example,
-        train=train,
-        batch_size=batch_size,
-        seed=seed,
-        workers=workers,
-        process_index=process_index,
-        process_count=process_count,
-    )
+    return make_batches(sequences, settings, make_example, train=train, **batching)
 
 
 def training_pair(

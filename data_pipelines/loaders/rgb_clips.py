@@ -80,18 +80,14 @@ def make_rgb_clip_loader(
     split: str,
     *,
     frames: int,
-    batch_size: int,
     height: int,
     width: int,
     train: bool,
-    seed: int = 0,
     flow: str = "estimated",
     predicted: str | None = None,
     stride: int = 1,
     augmentation: RGBAugmentation | None = None,
-    workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    **batching: int,
 ) -> Loader:
     """Opens a split of a generated dataset as batches of RGB clips.
 
@@ -102,8 +98,7 @@ def make_rgb_clip_loader(
       predicted: name of masks that launch/predict_masks.py stored with the dataset; None for
         batches without them.
       augmentation: of training clips (None: the defaults).
-      directory, split, frames, batch_size, train, seed, flow, stride, workers, process_index,
-        process_count: as `make_clip_loader`.
+      directory, split, frames, train, flow, stride, batching: as `make_clip_loader`.
 
     Returns:
       The loader; its batches are `oclr_jax.types.RGBBatch`. With predicted masks, its settings
@@ -127,17 +122,7 @@ def make_rgb_clip_loader(
         make_clip = partial(rgb_training_clip, **options, **cut)
     else:
         make_clip = partial(rgb_validation_clip, **cut)
-    return make_batches(
-        sequences,
-        settings,
-        make_clip,
-        train=train,
-        batch_size=batch_size,
-        seed=seed,
-        workers=workers,
-        process_index=process_index,
-        process_count=process_count,
-    )
+    return make_batches(sequences, settings, make_clip, train=train, **batching)
 
 
 def _open_predicted(

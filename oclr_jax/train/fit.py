@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from ml_collections import ConfigDict
 
 from oclr_jax.train.data import DataError
 from oclr_jax.train.devices import Devices, one_device
@@ -50,6 +51,27 @@ def compile_step(
         axis_name=devices.axis_name,
     )
     return devices.compile(step)
+
+
+def configured_step(
+    config: ConfigDict, task: Task, devices: Devices, frozen: Any
+) -> Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, Metrics]]:
+    """Compiles the step (state, batch) -> (state, metrics) of a training configuration.
+
+    Args:
+      config: as the files in configs/ return it.
+      frozen: parameters that are not trained, on the devices.
+    """
+    step = compile_step(
+        task,
+        OptimizerConfig(**config.optimizer),
+        config.steps,
+        devices,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
+    )
+    return lambda state, batch: step(state, frozen, batch)
 
 
 def run_steps(

@@ -19,7 +19,7 @@ from oclr_jax.train.checkpoints import Checkpoints
 from oclr_jax.train.data import DataError, TrainingData, read_batches
 from oclr_jax.train.devices import Devices, open_devices
 from oclr_jax.train.evaluation import Evaluation
-from oclr_jax.train.fit import compile_step, run_steps
+from oclr_jax.train.fit import configured_step, run_steps
 from oclr_jax.train.interrupts import StopSignal
 from oclr_jax.train.nonfinite import NonFiniteSteps
 from oclr_jax.train.processes import failing_together, is_lead, print_once
@@ -108,15 +108,6 @@ def _open_run(
     optimizer = OptimizerConfig(**config.optimizer)
     nonfinite = NonFiniteSteps(workdir, data, config.on_nonfinite, config.max_skips)
     checkpoints, state, frozen = _restore_or_start(config, workdir, task, devices, optimizer)
-    compiled = compile_step(
-        task,
-        optimizer,
-        config.steps,
-        devices,
-        seed=config.seed,
-        ema_decay=config.ema_decay,
-        accumulate=config.accumulate,
-    )
     timer, journal = PhaseTimer(), Journal(workdir, int(state.step), writes=is_lead())
     report = TrainingReport(config, workdir, command, task.curves)
     run = _Run(
@@ -126,7 +117,7 @@ def _open_run(
         checkpoints=checkpoints,
         journal=journal,
         learning_rate=learning_rate_schedule(optimizer, config.steps),
-        step=lambda state, batch: compiled(state, frozen, batch),
+        step=configured_step(config, task, devices, frozen),
         evaluation=Evaluation(
             config, workdir, task, data, command, journal, report, timer, stop or StopSignal()
         ),

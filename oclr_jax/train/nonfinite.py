@@ -103,7 +103,7 @@ def read_batch(path: str | os.PathLike, fields: Iterable[str]) -> tuple[dict[str
         with epath.Path(path).open("rb") as file, np.load(file, allow_pickle=False) as kept:
             arrays: dict[str, Any] = {name: kept[name] for name in kept.files}
         step, examples = int(arrays.pop("step")), str(arrays.pop("samples"))
-        return {name: arrays[name] for name in fields}, step, examples
+        return {name: arrays[name] for name in sorted(fields)}, step, examples
     except Exception as error:
         raise UserError(
             f"{path} is not a batch that a training kept ({error}); name a file of its folder "

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from oclr_jax.train.checkpoints import Checkpoints
 from oclr_jax.train.data import TrainingData, read_batches
 from oclr_jax.train.devices import open_devices
-from oclr_jax.train.fit import compile_step, run_steps
+from oclr_jax.train.fit import configured_step, run_steps
 from oclr_jax.train.nonfinite import read_batch
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
 from oclr_jax.train.settings import lengths_in_steps
@@ -47,9 +47,8 @@ def replay(
     config = lengths_in_steps(config)
     batch, last, examples = read_batch(path, task.batch_fields)
     devices = open_devices(config.parallel, config.batch_size, config.accumulate)
-    optimizer = OptimizerConfig(**config.optimizer)
     variables = task.init_variables(config.seed)
-    transformation = make_optimizer(optimizer, config.steps)
+    transformation = make_optimizer(OptimizerConfig(**config.optimizer), config.steps)
     state = devices.replicate(init_state(variables, transformation, config.ema_decay > 0))
     folder = epath.Path(workdir) / CHECKPOINTS
     checkpoints = Checkpoints(folder, config.keep_checkpoints, config.keep_best)
@@ -58,20 +57,8 @@ def replay(
     if restored is None:
         variables, _ = warm_start(config, task, variables)
         restored = devices.replicate(init_state(variables, transformation, config.ema_decay > 0))
-    begin, frozen = int(restored.step), devices.replicate(variables.frozen)
-    compiled = compile_step(
-        task,
-        optimizer,
-        config.steps,
-        devices,
-        seed=config.seed,
-        ema_decay=config.ema_decay,
-        accumulate=config.accumulate,
-    )
-
-    def step(state, batch):
-        return compiled(state, frozen, batch)
-
+    begin = int(restored.step)
+    step = configured_step(config, task, devices, devices.replicate(variables.frozen))
     with closing(read_batches(data.train_batches(begin))) as before:
         batches = map(devices.shard, chain(islice(before, last - 1 - begin), [batch]))
         for _, newest in run_steps(step, restored, batches, last - begin):
