@@ -154,7 +154,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--refine",
         metavar="NAMES",
         type=_not_empty("--refine"),
-        help="refiners of the tracks, separated by commas, applied in order (default: none)",
+        help="refiners of the masks, separated by commas, applied in order; none: the masks as the "
+        "flow model predicts them (default: self, which learns the objects' appearance)",
     )
     parser.add_argument(
         "--passes",
@@ -235,7 +236,7 @@ def _segment(options: argparse.Namespace) -> None:
         options.output,
         weights=options.weights,
         flow=options.flow,
-        refine=_names(options.refine),
+        refine=_refiners(options.refine),
         overlay=not options.no_overlay,
         overwrite=options.overwrite,
         keep_damaged=options.keep_damaged,
@@ -286,13 +287,18 @@ def _evaluation_report(options: argparse.Namespace) -> dict[str, Any]:
         flow=options.flow,
         gap=options.gap,
         results=options.results,
-        refine=_names(options.refine),
+        refine=_refiners(options.refine),
         protocols=_names(options.protocol),
         output=options.output,
         quiet=options.quiet,
         precision=options.precision,
         passes=options.passes,
     )
+
+
+def _refiners(option: str | None) -> list[str] | None:
+    """None for the default refiners, an empty list for no refinement."""
+    return None if option is None else [] if option == "none" else option.split(",")
 
 
 def _names(option: str | None) -> list[str]:

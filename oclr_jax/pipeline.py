@@ -85,7 +85,7 @@ def segment_video(
     frames_or_path: str | os.PathLike | UInt8[np.ndarray, "t h w 3"],
     weights: str | os.PathLike | None = None,
     flow: str | os.PathLike | None = None,
-    refine: Sequence[str] = (),
+    refine: Sequence[str] | None = None,
     quiet: bool = True,
     keep_damaged: bool = False,
     precision: str | None = None,
@@ -98,7 +98,7 @@ def segment_video(
       weights: name or file, None for those of the package.
       flow: an estimator, a folder of flow files (see `oclr_jax.flow.source`), or None for the
         estimator that the weights were trained with.
-      refine: names of refiners, applied in this order.
+      refine: names of refiners, applied in this order; None for `self`, () for no refinement.
       quiet: no progress bars.
       keep_damaged: use the intact frames of a damaged video file instead of refusing it.
       precision: of the models, "float32" or "bfloat16"; None for float32 on a CPU, else bfloat16.
@@ -140,7 +140,7 @@ def segment_to_folder(
     output: str | os.PathLike,
     weights: str | os.PathLike | None = None,
     flow: str | os.PathLike | None = None,
-    refine: Sequence[str] = (),
+    refine: Sequence[str] | None = None,
     overlay: bool = True,
     overwrite: bool = False,
     quiet: bool = True,

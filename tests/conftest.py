@@ -28,6 +28,12 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 install_import_hook(["oclr_jax", "data_pipelines"], "beartype.beartype")
 
 
+@pytest.fixture(autouse=True)
+def no_default_refiners(monkeypatch):
+    """Masks are the flow model's unless a test asks for a refiner; the default one takes time."""
+    monkeypatch.setattr("oclr_jax.refine.refiner.DEFAULT_REFINERS", ())
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder of real videos and large reference vectors beside the checkout."""

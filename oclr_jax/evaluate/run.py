@@ -42,7 +42,7 @@ def evaluate_dataset(
     flow: str | os.PathLike | None = None,
     gap: int | None = None,
     results: str | os.PathLike | None = None,
-    refine: Sequence[str] = (),
+    refine: Sequence[str] | None = None,
     protocols: Sequence[str] = (),
     output: str | os.PathLike | None = None,
     quiet: bool = True,
@@ -59,8 +59,8 @@ def evaluate_dataset(
         dataset, or else for the estimator that the weights were trained with.
       gap: of the flow, in frames; None for the dataset's first.
       results: folder of masks, `<sequence>/<frame>.png`.
-      refine: names of refiners, applied to the model's tracks in this order. Protocols on windows
-        score the flow model alone.
+      refine: names of refiners, applied to the model's tracks in this order; None for `self`, ()
+        for no refinement. Protocols on windows score the flow model alone.
       protocols: names of `PROTOCOLS`, empty for those of the dataset.
       output: folder for masks, metrics and report. Sequences that it already holds, made with the
         same settings, are not computed again.
@@ -74,9 +74,9 @@ def evaluate_dataset(
         if protocol not in PROTOCOLS:
             known = ", ".join(PROTOCOLS)
             raise UserError(f"There is no protocol {protocol!r}; choose from {known}.")
-    refiners = open_refiners(refine)
-    if refiners and results:
+    if refine and results:
         raise UserError("Refiners need a model; leave out --refine or --results.")
+    refiners = [] if results else open_refiners(refine)
     dataset = open_dataset(name, data)
     protocols = tuple(protocols or dataset.benchmark.protocols)
     _check_protocols(dataset, protocols)

@@ -108,16 +108,28 @@ class Refiner(Protocol):
         ...
 
 
+def _self_refiner() -> Refiner:
+    from oclr_jax.refine.self_refiner import SelfRefiner
+
+    return SelfRefiner()
+
+
 # By name, what makes a refiner. It raises UserError if something that the refiner needs is missing.
-REFINERS: dict[str, Callable[[], Refiner]] = {}
+REFINERS: dict[str, Callable[[], Refiner]] = {"self": _self_refiner}
+# Those that are applied unless others, or none, are asked for.
+DEFAULT_REFINERS: tuple[str, ...] = ("self",)
 
 
-def open_refiners(names: Sequence[str]) -> list[Refiner]:
-    """Makes the refiners of these names, in their order. Raises UserError for an unknown name."""
+def open_refiners(names: Sequence[str] | None) -> list[Refiner]:
+    """Makes the refiners of these names, in their order; None for DEFAULT_REFINERS.
+
+    Raises UserError for an unknown name, and if something that a refiner needs is missing.
+    """
+    names = DEFAULT_REFINERS if names is None else names
     for name in names:
         if name not in REFINERS:
-            known = f"choose from {', '.join(REFINERS)}" if REFINERS else "none is installed"
-            raise UserError(f"There is no refiner {name!r}; {known}.")
+            known = ", ".join(REFINERS)
+            raise UserError(f"There is no refiner {name!r}; choose from {known}, or none.")
     return [REFINERS[name]() for name in names]
 
 

@@ -13,6 +13,7 @@ from oclr_jax.errors import UserError
 from oclr_jax.evaluate import evaluate_dataset, format_table, run
 from oclr_jax.flow import from_settings, stream_flow
 from oclr_jax.pipeline import segment_to_folder, segment_video
+from oclr_jax.refine import refiner
 from oclr_jax.refine.refiner import REFINERS, Refiner, RefinerVideo, open_refiners
 from oclr_jax.tracks import StoredMask, Track
 from oclr_jax.video.clip import open_clip
@@ -77,8 +78,8 @@ class Observer:
 
 
 def register(monkeypatch, **refiners: Refiner) -> None:
-    for name, refiner in refiners.items():
-        monkeypatch.setitem(REFINERS, name, lambda refiner=refiner: refiner)
+    for name, made in refiners.items():
+        monkeypatch.setitem(REFINERS, name, lambda made=made: made)
 
 
 def test_refined_masks_are_what_is_written(tmp_path, monkeypatch):
@@ -115,6 +116,23 @@ def test_refiners_are_recorded_in_their_order(tmp_path, monkeypatch):
         {"name": "observer"},
     ]
     assert segment_video(source).record["settings"]["refiners"] == []
+
+
+def test_default_refiners_are_applied_unless_none_are_asked_for(tmp_path, monkeypatch):
+    register(monkeypatch, painter=Painter(nothing))
+    monkeypatch.setattr(refiner, "DEFAULT_REFINERS", ("painter",))
+    source = write_frames(tmp_path / "frames", moving_clip(FRAMES))
+    assert not segment_video(source).masks.any() and segment_video(source, refine=()).masks.any()
+    for name, option, used in (("a", [], ["painter"]), ("b", ["--refine", "none"], [])):
+        arguments = ["segment", str(source), str(tmp_path / name), "--quiet", *option]
+        assert cli.main(arguments) == 0
+        record = json.loads((tmp_path / name / "objects.json").read_text())
+        assert [entry["name"] for entry in record["settings"]["refiners"]] == used
+    data = make_dataset(tmp_path / "data")
+    report = evaluate_dataset("folder", data, protocols=["union"])
+    assert [entry["name"] for entry in report["refiners"]] == ["painter"]
+    masks = evaluate_dataset("folder", data, results=data / "Annotations", protocols=["union"])
+    assert masks["refiners"] == []
 
 
 def test_a_refiner_sees_frames_flow_and_probabilities(monkeypatch):
@@ -210,22 +228,15 @@ def test_features_come_from_the_cache_where_they_were_computed(tmp_path, monkeyp
     assert asked[4:] == [(16, 48, 3)] * 4
 
 
-@pytest.mark.parametrize(
-    "known, says", [({}, "none is installed"), ({"painter": 0}, "choose from painter")]
-)
 @pytest.mark.parametrize("command", ["segment", "evaluate"])
-def test_an_unknown_refiner_is_answered_before_any_work(
-    tmp_path, monkeypatch, capsys, command, known, says
-):
-    for name in known:
-        register(monkeypatch, **{name: Painter(nothing)})
+def test_an_unknown_refiner_is_answered_before_any_work(tmp_path, capsys, command):
     arguments = {
         "segment": ["segment", str(tmp_path / "missing.mp4"), str(tmp_path / "out")],
         "evaluate": ["evaluate", "--dataset", "folder", "--data", str(tmp_path / "missing")],
     }[command]
-    assert cli.main([*arguments, "--refine", "crf"]) == 2
+    assert cli.main([*arguments, "--refine", "none,other"]) == 2
     error = capsys.readouterr().err
-    assert f"There is no refiner 'crf'; {says}." in error and error.count("\n") == 1
+    assert "There is no refiner 'none'; choose from self" in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
