@@ -74,6 +74,8 @@ setup(
         "gcs": ["gcsfs>=2026.10"],
         # Generation on a Beam cluster, through TFDS.
         "beam": ["apache-beam>=2.77"],
+        # The compiler of TPU programs, for `launch/benchmark.py aot` on a machine without a TPU.
+        "aot": ["jax[tpu]"],
         "test": [
             "pytest>=9.2",
             "pytest-xdist>=3.8",

@@ -7,9 +7,11 @@ from pathlib import Path
 # Runs from a checkout, installed or not; so do the processes that it spawns.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from launch.speed import data, encodings, flow, infer, metrics, raft, segment, tracking, train
+from launch.speed import aot, data, encodings, flow, infer, metrics, raft, segment, tracking, train
+from oclr_jax.command import run_command
 
 BENCHMARKS = {
+    "aot": aot,
     "data": data,
     "encodings": encodings,
     "flow": flow,
@@ -22,15 +24,15 @@ BENCHMARKS = {
 }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the benchmark named on the command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the benchmark named on the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="benchmark", required=True)
     for name, benchmark in BENCHMARKS.items():
         benchmark.add_arguments(commands.add_parser(name, help=benchmark.__doc__.splitlines()[0]))
     options = parser.parse_args(arguments)
-    BENCHMARKS[options.benchmark].main(options)
+    return run_command("benchmark", lambda: BENCHMARKS[options.benchmark].main(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

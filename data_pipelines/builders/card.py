@@ -69,6 +69,9 @@ def write_card(directory: str | os.PathLike) -> None:
 def _sources(sources: dict[str, Any]) -> list[str]:
     lines = []
     for kind, source in sources.items():
+        if kind == "procedural":
+            lines.append(f"- {source:.0%} of the textures and shapes: procedural all the same")
+            continue
         if source is None:
             lines.append(f"- {kind}: procedural, no files")
             continue

@@ -13,6 +13,7 @@ from oclr_jax.train.tasks.segmentation import init_params
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `infer`."""
     add_model_arguments(parser)
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs")
 
 
 def main(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from oclr_jax.models.oclr import OCLRConfig
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options for model size, clip size, repetitions and report."""
+    """Declares the options for model size, clip size and report."""
     parser.add_argument("--frames", type=int, default=30, help="frames per clip")
     parser.add_argument("--height", type=int, default=128, help="height of the model grid")
     parser.add_argument("--width", type=int, default=224, help="width of the model grid")
@@ -27,7 +27,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--remat", action="store_true", help="recompute blocks in the backward pass"
     )
     parser.add_argument("--batch_size", type=int, default=1, help="clips per batch")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
 
 

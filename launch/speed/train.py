@@ -25,6 +25,7 @@ from oclr_jax.train.tasks.segmentation import Segmentation
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `train`."""
     add_model_arguments(parser)
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs")
     parser.add_argument("--modal", type=float, default=0.1, help="weight of the modal loss")
     parser.add_argument("--accumulate", type=int, default=1, help="parts of the batch")
     parser.add_argument("--parallel", choices=PARALLEL_MODES, default="jit", help="mode of a step")

@@ -164,6 +164,7 @@ def test_sources_are_checked_before_rendering(tmp_path):
     assert not data_dir.exists()
     image = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
     write_png(images / "good.png", image)
+    command += ["--procedural", "0.4"]
     out = subprocess.run(command, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     assert "skipped 1 of 2 files that cannot be read: bad.png" in out.stderr
@@ -172,6 +173,7 @@ def test_sources_are_checked_before_rendering(tmp_path):
         "- images: images, 1 files, 1 unreadable files skipped; licence: not stated"
         in card.read_text()
     )
+    assert "- 40% of the textures and shapes: procedural all the same" in card.read_text()
     # Other sources are other settings.
     write_png(images / "more.png", image)
     out = subprocess.run(command, capture_output=True, text=True)

@@ -1,0 +1,114 @@
+"""Compiled programs are read right; with the TPU compiler installed, whole programs are counted."""
+
+import argparse
+import importlib.util
+import json
+
+import pytest
+
+from launch.speed import aot
+from launch.speed.hlo import Program, array_bytes
+from oclr_jax.errors import UserError
+
+# A loop of five rounds around a product, an exchange, and copies to on-chip memory (`S(1)`).
+TEXT = """HloModule jit_step, is_scheduled=true
+
+FileNames
+1 "/code/model.py"
+2 "/code/step.py"
+
+FunctionNames
+1 "f"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=31 end_line=31 column=19 end_column=19}
+2 {file_name_id=2 function_name_id=1 line=7 end_line=7 column=1 end_column=9}
+
+StackFrames
+1 {file_location_id=2 parent_frame_id=1}
+2 {file_location_id=1 parent_frame_id=1}
+
+%body.1 (p.1: (s32[], f32[8,100])) -> (s32[], f32[8,100]) {
+  %p.1 = (s32[]{:T(128)}, f32[8,100]{1,0:T(8,128)}) parameter(0)
+  %x.1 = f32[8,100]{1,0:T(8,128)} get-tuple-element(%p.1), index=1
+  %y.1 = f32[8,100]{1,0:T(8,128)} multiply(%x.1, %x.1), metadata={op_name="a" stack_frame_id=2}
+  ROOT %t.1 = (s32[]{:T(128)}, f32[8,100]{1,0:T(8,128)}) tuple(%x.1, %y.1)
+}
+
+%condition.1 (p.2: (s32[], f32[8,100])) -> pred[] {
+  %p.2 = (s32[]{:T(128)}, f32[8,100]{1,0:T(8,128)}) parameter(0)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%p.2), index=0
+  %five = s32[]{:T(128)} constant(5)
+  ROOT %less = pred[]{:T(512)} compare(%i.1, %five), direction=LT
+}
+
+ENTRY %main.1 (a: f32[8,100]) -> f32[8,100] {
+  %a = f32[8,100]{1,0:T(8,128)} parameter(0)
+  %start = s32[]{:T(128)S(6)} constant(0)
+  %fast = f32[8,100]{1,0:T(8,128)S(1)} copy(%a)
+  %both = (s32[]{:T(128)}, f32[8,100]{1,0:T(8,128)}) tuple(%start, %a)
+  %loop = (s32[], f32[8,100]{1,0:T(8,128)}) while(%both), body=%body.1, condition=%condition.1
+  %z = f32[8,100]{1,0:T(8,128)} get-tuple-element(%loop), index=1
+  ROOT %sum = f32[8,100]{1,0:T(8,128)} all-reduce(%z), channel_id=1, metadata={stack_frame_id=1}
+}
+"""
+ARRAY = 8 * 128 * 4
+
+
+def test_bytes_count_padding_and_main_memory_alone():
+    assert array_bytes("bf16[30,100]{1,0:T(8,128)(2,1)}") == 32 * 128 * 2
+    # The layout names the fastest dimension first.
+    assert array_bytes("f32[100,30]{0,1:T(8,128)}") == 128 * 32 * 4
+    assert array_bytes("f32[100,30]{0,1:T(8,128)S(1)}") == 0
+    assert array_bytes("f32[100,30]{0,1:T(8,128)S(1)}", padded=False) == 12_000
+    assert array_bytes("(pred[7]{0}, u8[3]{0}, s32[])") == 7 + 3 + 4
+
+
+def test_traffic_follows_loops_and_names_lines():
+    moved = {each.name: each for each in Program(TEXT).traffic()}
+    assert moved["y.1"].bytes == 5 * 3 * ARRAY
+    assert moved["y.1"].source == "/code/model.py:31"
+    assert moved["fast"].bytes == ARRAY
+    assert moved["sum"].bytes == 2 * ARRAY
+    assert "loop" not in moved
+    assert "z" not in moved
+
+
+def test_collectives_are_counted():
+    assert Program(TEXT).collectives() == {"all-reduce": (1, 3200)}
+
+
+def test_growth_is_reported():
+    before = {"train": {"temporaries": 2.0, "GB accessed": 10.0, "seconds to compile": 1.0}}
+    after = {"train": {"temporaries": 2.5, "GB accessed": 10.1, "seconds to compile": 9.0}}
+    assert aot.compare(after, before) == ["train: temporaries 2.000 -> 2.500"]
+    assert aot.compare(before, after) == []
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    aot.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_an_unknown_chip_is_refused():
+    with pytest.raises(UserError, match="choose one of v4, v5e"):
+        aot.main(parse("--topology", "v9:2x2"))
+
+
+@pytest.mark.aot
+def test_programs_compile_for_a_tpu(tmp_path, capsys):
+    if not importlib.util.find_spec("libtpu"):
+        pytest.skip("needs the extra `aot`")
+    tiny = ["--frames", "2", "--height", "32", "--width", "48", "--channels", "8", "8", "16"]
+    file = tmp_path / "rows.json"
+    aot.main(parse(*tiny, "--programs", *aot.PROGRAMS, "--json", str(file)))
+    rows = json.loads(file.read_text())["rows"]
+    train, mapped, evaluate, infer = rows.values()
+    # The same step in both ways: one reduction or a few, of the same size, in the same memory.
+    assert mapped["temporaries"] == pytest.approx(train["temporaries"], rel=0.05)
+    assert mapped["MB exchanged"] == pytest.approx(train["MB exchanged"], rel=0.05)
+    assert train["collectives"] > 0
+    assert evaluate["collectives"] == infer["collectives"] == 0
+    assert train["TFLOP"] > evaluate["TFLOP"] > 0
+    aot.main(parse(*tiny, "--programs", "infer", "--compare", str(file)))
