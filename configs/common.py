@@ -63,6 +63,23 @@ def base_config() -> ConfigDict:
     return config
 
 
+def add_corruption(config: ConfigDict) -> None:
+    """Adds the corruption of predicted masks: the fields of `oclr_jax.ops.corruption.Corruption`.
+
+    Probabilities are for each object of a clip; each corruption lasts for a run of frames.
+    """
+    corruption = config.corruption = ConfigDict()
+    corruption.truth = 0.3  # the true masks are corrupted instead of the predicted ones
+    corruption.missing = 0.4  # a part of the mask is removed
+    corruption.foreign = 0.3  # a part of another object is added
+    corruption.blob = 0.3  # a disk beside the object is added
+    corruption.shifted = 0.2  # masks of earlier or later frames
+    corruption.empty = 0.2  # no mask
+    corruption.lost = 0.1  # no object of the clip has a mask
+    corruption.longest = 0.5  # of a run, as a fraction of the clip
+    corruption.max_shift = 3  # frames
+
+
 def apply_variants(
     config: ConfigDict, names: str, variants: Mapping[str, Callable[[ConfigDict], None]]
 ) -> ConfigDict:

@@ -22,14 +22,23 @@ LEVELS = 5  # of the released U-Net, including the bottleneck
 ATTENTION_PARTS = ("query", "key", "value")  # their order in the packed projection
 
 
-def _layer_entries(torch: str, flax: str, attentions: Mapping[str, str], norms: int):
+def packed_attention_entries(torch: str, flax: str) -> dict[str, Entry]:
+    """Entries of multi-head attention with packed projections of query, key and value."""
+    parts = [f"{flax}/{part}" for part in ATTENTION_PARTS]
+    packed = {
+        f"{torch}.in_proj_weight": linear(*(f"{p}/kernel" for p in parts)),
+        f"{torch}.in_proj_bias": Entry(tuple(f"{p}/bias" for p in parts)),
+    }
+    return packed | with_bias(f"{torch}.out_proj", f"{flax}/output", linear)
+
+
+def layer_entries(
+    torch: str, flax: str, attentions: Mapping[str, str], norms: int
+) -> dict[str, Entry]:
     """Entries of one transformer layer; `attentions` maps PyTorch names to ours."""
     entries = {}
     for theirs, ours in attentions.items():
-        parts = [f"{flax}/{ours}/{part}" for part in ATTENTION_PARTS]
-        entries[f"{torch}.{theirs}.in_proj_weight"] = linear(*(f"{p}/kernel" for p in parts))
-        entries[f"{torch}.{theirs}.in_proj_bias"] = Entry(tuple(f"{p}/bias" for p in parts))
-        entries |= with_bias(f"{torch}.{theirs}.out_proj", f"{flax}/{ours}/output", linear)
+        entries |= packed_attention_entries(f"{torch}.{theirs}", f"{flax}/{ours}")
     for name in ("linear1", "linear2"):
         entries |= with_bias(f"{torch}.{name}", f"{flax}/feed_forward/{name}", linear)
     for i in range(1, norms + 1):
@@ -61,11 +70,11 @@ def oclr_entries(config: OCLRConfig) -> dict[str, Entry]:
 
     for i in range(config.encoder_layers):
         torch = f"transformer_enc.transformer_encoder.layers.{i}"
-        entries |= _layer_entries(torch, f"encoder{i + 1}", {"self_attn": "self_attention"}, 2)
+        entries |= layer_entries(torch, f"encoder{i + 1}", {"self_attn": "self_attention"}, 2)
     for i in range(config.decoder_layers):
         torch = f"transformer_dec.transformer_decoder.layers.{i}"
         attentions = {"self_attn": "self_attention", "multihead_attn": "cross_attention"}
-        entries |= _layer_entries(torch, f"decoder{i + 1}", attentions, 3)
+        entries |= layer_entries(torch, f"decoder{i + 1}", attentions, 3)
     entries["transformer_dec.motion_embed.weight"] = Entry(("query",))
     entries |= with_bias("transformer_enc.encoder_positime.proj", "position/linear", linear)
     entries |= with_bias("transformer_dec.encoder_time.proj", "query_time/linear", linear)

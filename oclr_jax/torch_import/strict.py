@@ -70,6 +70,7 @@ def import_state(
     model: str,
     duplicates: Mapping[str, str] | None = None,
     ignored: Collection[str] = (),
+    dead: Mapping[str, Shape] | None = None,
 ) -> dict[str, Any]:
     """Converts released arrays to a nested dict of float32 parameters.
 
@@ -80,6 +81,7 @@ def import_state(
       model: the model's name with its article, for messages.
       duplicates: further names under which the release holds an array, with its name in `entries`.
       ignored: names of scalars in the release that the model does not need.
+      dead: names and shapes of arrays in the release that no output depends on.
 
     Raises:
       UserError: lists every missing, extra and misshapen entry; else every array that is not
@@ -88,7 +90,7 @@ def import_state(
     duplicates = duplicates or {}
     expected = {name: entry.torch_shape(shapes) for name, entry in entries.items()}
     expected |= {name: expected[first] for name, first in duplicates.items()}
-    expected |= dict.fromkeys(ignored, ())
+    expected |= dict.fromkeys(ignored, ()) | (dead or {})
     mismatch = describe_mismatch({name: array.shape for name, array in state.items()}, expected)
     if mismatch:
         raise UserError(f"not the entries of {model} model: {mismatch}.")

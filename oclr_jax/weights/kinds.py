@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from oclr_jax.errors import UserError
-from oclr_jax.models import dino, oclr, raft
+from oclr_jax.models import corrector, dino, oclr, raft, selector
+from oclr_jax.torch_import.names_corrector import import_corrector, is_corrector
 from oclr_jax.torch_import.names_dino import import_dino, is_dino
 from oclr_jax.torch_import.names_oclr import import_oclr, is_oclr
 from oclr_jax.torch_import.names_raft import import_raft, is_raft
+from oclr_jax.torch_import.names_selector import import_selector, is_selector
 from oclr_jax.torch_import.strict import some_names
 
 # The released OCLR was trained on RAFT flow; frames of the benchmarks have 480 rows.
@@ -71,6 +73,22 @@ KINDS = {
         shapes=dino.parameter_shapes,
         import_state=import_dino,
         is_release=is_dino,
+    ),
+    "selector": Kind(
+        title="mask selection",
+        metadata_key="oclr_jax_selector",
+        config=selector.SelectorConfig,
+        shapes=selector.parameter_shapes,
+        import_state=import_selector,
+        is_release=is_selector,
+    ),
+    "corrector": Kind(
+        title="mask correction",
+        metadata_key="oclr_jax_corrector",
+        config=corrector.CorrectorConfig,
+        shapes=corrector.parameter_shapes,
+        import_state=import_corrector,
+        is_release=is_corrector,
     ),
 }
 

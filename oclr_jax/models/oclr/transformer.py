@@ -42,6 +42,7 @@ def attend(
     dropped: Bool[Array, "b n m"] | None,
     keep_rate: float,
     frames: int | None,
+    valid: Bool[Array, "b m"] | None = None,
 ) -> Float[Array, "b n d"]:
     """Scaled dot-product attention of one head; the softmax is float32.
 
@@ -51,12 +52,15 @@ def attend(
       keep_rate: the fraction of weights that dropout keeps.
       frames: number of equal runs of tokens, one per frame. If given, the keys of a query's own
         frame are masked.
+      valid: False for the keys of padding. They get no weight, even where all others are masked.
     """
     query = query / np.sqrt(query.shape[-1]).astype(query.dtype)
     scores = jnp.einsum("bnd,bmd->bnm", query, key, preferred_element_type=jnp.float32)
     if frames is not None:
         frame = np.arange(frames).repeat(scores.shape[-1] // frames)
         scores = jnp.where(frame[:, None] == frame[None, :], MASKED_SCORE, scores)
+    if valid is not None:
+        scores = jnp.where(valid[:, None], scores, 2 * MASKED_SCORE)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     if dropped is not None:
         weights = jnp.where(dropped, 0.0, weights / keep_rate)
@@ -91,9 +95,10 @@ class MultiHeadAttention(nn.Module):
         memory: Float[Array, "b m c"],
         *,
         frames: int | None = None,
+        valid: Bool[Array, "b m"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b n c"]:
-        """Attends from `tokens` to `memory`; `frames` as in `attend`."""
+        """Attends from `tokens` to `memory`; `frames` and `valid` as in `attend`."""
         channels = tokens.shape[-1]
 
         def project(name, x):
@@ -107,7 +112,7 @@ class MultiHeadAttention(nn.Module):
 
         @jax.checkpoint
         def attend_head(query, key, value, dropped):
-            return attend(query, key, value, dropped, 1.0 - self.dropout, frames)
+            return attend(query, key, value, dropped, 1.0 - self.dropout, frames, valid)
 
         def head(inputs):
             query, key, value, random_key = inputs
@@ -147,11 +152,16 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "b n c"], frames: int, train: bool
+        self,
+        tokens: Float[Array, "b n c"],
+        frames: int,
+        train: bool,
+        valid: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b n c"]:
+        """Returns the tokens; `frames` and `valid` as in `attend`."""
         drop = nn.Dropout(self.dropout, deterministic=not train)
         attention = MultiHeadAttention(self.heads, self.dropout, self.dtype, name="self_attention")
-        update = attention(tokens, tokens, frames=frames, train=train)
+        update = attention(tokens, tokens, frames=frames, valid=valid, train=train)
         tokens = UnbiasedLayerNorm(name="norm1")(tokens + drop(update))
         feed_forward = FeedForward(self.feedforward, self.dropout, self.dtype, name="feed_forward")
         return UnbiasedLayerNorm(name="norm2")(tokens + drop(feed_forward(tokens, train=train)))

@@ -4,6 +4,7 @@ A workdir has them as `strips/clip_<number>/<step>.png`.
 """
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
@@ -69,6 +70,15 @@ def pair_strip(batch: FlowBatch, flow: Float[np.ndarray, "b h w 2"]) -> UInt8[np
     colored = [flow_to_rgb(each, longest) for each in flows]
     row = [np.asarray(batch["first"][0]), np.asarray(batch["second"][0]), *colored]
     return picture_grid([row], gap=GAP)
+
+
+def mask_strip(
+    frames: UInt8[np.ndarray, "t h w 3"], rows: Sequence[Bool[np.ndarray, "t h w k"]]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A clip as a grid of pictures: a row of frames, and a row for each array of masks."""
+    shown = evenly_spaced(len(frames), FRAMES)
+    pictures = [list(frames[shown])] + [list(_layers(masks[shown])) for masks in rows]
+    return picture_grid(pictures, gap=GAP)
 
 
 def _layers(masks: Bool[np.ndarray, "t h w k"]) -> UInt8[np.ndarray, "t h w 3"]:

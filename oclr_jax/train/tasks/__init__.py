@@ -4,10 +4,17 @@ from ml_collections import ConfigDict
 
 from oclr_jax.errors import UserError
 from oclr_jax.train.task import Task
+from oclr_jax.train.tasks.corrector import open_corrector
 from oclr_jax.train.tasks.optical_flow import open_optical_flow
 from oclr_jax.train.tasks.segmentation import open_segmentation
+from oclr_jax.train.tasks.selector import open_selector
 
-TASKS = {"segmentation": open_segmentation, "optical_flow": open_optical_flow}
+TASKS = {
+    "segmentation": open_segmentation,
+    "optical_flow": open_optical_flow,
+    "selector": open_selector,
+    "corrector": open_corrector,
+}
 
 
 def open_task(config: ConfigDict) -> Task:
