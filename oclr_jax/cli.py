@@ -40,6 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _add_segment(commands)
     _add_evaluate(commands)
+    _add_refine(commands)
+    _add_select(commands)
     _add_flow(commands)
     _add_convert(commands)
     _add_weights(commands)
@@ -165,8 +167,19 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="run the model on the video, mirrored (2), and also reversed in time (4), and average "
         "its masks (default: %(default)s)",
     )
+    _add_refine_weights(parser)
     _add_precision(parser)
     parser.add_argument("--quiet", action="store_true", help="print no progress")
+
+
+def _add_refine_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--refine-weights",
+        metavar="DIR",
+        type=_not_empty("--refine-weights"),
+        help="folder with a file of weights for each of selector and corrector, for the refiners "
+        "select, correct and appearance (default: those in the package or the cache folder)",
+    )
 
 
 def _add_precision(parser: argparse.ArgumentParser) -> None:
@@ -175,6 +188,53 @@ def _add_precision(parser: argparse.ArgumentParser) -> None:
         choices=PRECISIONS,
         help="numeric precision of OCLR and RAFT (default: float32 on a CPU, bfloat16 on GPU and "
         "TPU)",
+    )
+
+
+def _add_refine(commands) -> None:
+    about = "refine the masks of any program, given as a folder of indexed PNG files"
+    parser = _add_command(commands, "refine", about, _refine)
+    _add_masks(parser)
+    parser.add_argument(
+        "output", metavar="OUTPUT", type=_not_empty("OUTPUT"), help="folder for the refined masks"
+    )
+    parser.add_argument(
+        "--refine",
+        metavar="NAMES",
+        type=_not_empty("--refine"),
+        required=True,
+        help="refiners, separated by commas, applied in order",
+    )
+    _add_refine_weights(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace results in OUTPUT")
+    parser.add_argument("--quiet", action="store_true", help="print no progress")
+
+
+def _add_select(commands) -> None:
+    about = "score the masks of any program in every frame, and draw the best and worst ones"
+    parser = _add_command(commands, "select", about, _select)
+    _add_masks(parser)
+    parser.add_argument(
+        "--sheet",
+        metavar="FILE",
+        default="selection.png",
+        type=_not_empty("--sheet"),
+        help="picture of exemplars and error maps (default: %(default)s)",
+    )
+    _add_refine_weights(parser)
+    parser.add_argument("--quiet", action="store_true", help="print no progress")
+
+
+def _add_masks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "input", metavar="INPUT", type=_not_empty("INPUT"), help="video file, or folder of frames"
+    )
+    parser.add_argument(
+        "masks",
+        metavar="MASKS",
+        type=_not_empty("MASKS"),
+        help="folder with a PNG of object ids for each frame, 0 = background; a frame without a "
+        "file has no objects",
     )
 
 
@@ -242,6 +302,7 @@ def _segment(options: argparse.Namespace) -> None:
         keep_damaged=options.keep_damaged,
         precision=options.precision,
         passes=options.passes,
+        refine_weights=options.refine_weights,
         quiet=options.quiet,
     )
     if not record["video"]["moves"]:
@@ -266,7 +327,8 @@ def _evaluation_report(options: argparse.Namespace) -> dict[str, Any]:
     from oclr_jax.evaluate import evaluate_dataset, evaluate_synthetic
 
     if options.dataset in SYNTHETIC:
-        if any((options.results, options.flow, options.gap, options.protocol, options.refine)):
+        unused = options.results, options.flow, options.gap, options.protocol, options.refine
+        if any(unused) or options.refine_weights:
             raise UserError(
                 f"{options.dataset} is scored with a model, the flow of the dataset and the "
                 "protocol paper; leave out --results, --flow, --gap, --protocol and --refine."
@@ -293,6 +355,37 @@ def _evaluation_report(options: argparse.Namespace) -> dict[str, Any]:
         quiet=options.quiet,
         precision=options.precision,
         passes=options.passes,
+        refine_weights=options.refine_weights,
+    )
+
+
+def _refine(options: argparse.Namespace) -> None:
+    from oclr_jax.mask_folder import refine_masks
+
+    count = refine_masks(
+        options.input,
+        options.masks,
+        options.output,
+        _names(options.refine),
+        refine_weights=options.refine_weights,
+        overwrite=options.overwrite,
+        quiet=options.quiet,
+    )
+    if not options.quiet:
+        print(f"Masks of {count} objects refined; see {options.output}.")
+
+
+def _select(options: argparse.Namespace) -> None:
+    from oclr_jax.mask_folder import select_masks
+
+    print(
+        select_masks(
+            options.input,
+            options.masks,
+            options.sheet,
+            refine_weights=options.refine_weights,
+            quiet=options.quiet,
+        )
     )
 
 

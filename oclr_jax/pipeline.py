@@ -90,6 +90,7 @@ def segment_video(
     keep_damaged: bool = False,
     precision: str | None = None,
     passes: int = 1,
+    refine_weights: str | os.PathLike | None = None,
 ) -> SegmentedVideo:
     """Segments a video in memory. For long videos use `segment_to_folder`.
 
@@ -103,10 +104,11 @@ def segment_video(
       keep_damaged: use the intact frames of a damaged video file instead of refusing it.
       precision: of the models, "float32" or "bfloat16"; None for float32 on a CPU, else bfloat16.
       passes: of the flow model, whose masks are averaged: 1, 2 (mirrored) or 4 (and reversed).
+      refine_weights: folder with the weights of trained refiners; None for the default ones.
 
     Raises UserError for anything that cannot be segmented.
     """
-    refiners = open_refiners(refine)
+    refiners = open_refiners(refine, refine_weights)
     segmenter = load_segmenter(weights, precision, passes)
     clip = open_clip(frames_or_path, quiet, keep_damaged)
     model = segmenter.info.model
@@ -147,6 +149,7 @@ def segment_to_folder(
     keep_damaged: bool = False,
     precision: str | None = None,
     passes: int = 1,
+    refine_weights: str | os.PathLike | None = None,
 ) -> SegmentationRecord:
     """Segments a video file or a folder of frames into the folder `output`, whole or not at all.
 
@@ -158,14 +161,15 @@ def segment_to_folder(
     Args:
       input: video file, or folder of jpg or png frames.
       output: folder, created if needed.
-      weights, flow, refine, quiet, keep_damaged, precision, passes: see `segment_video`.
+      weights, flow, refine, quiet, keep_damaged, precision, passes, refine_weights: see
+        `segment_video`.
       overlay: whether to write the overlay video.
       overwrite: replace results that `output` already holds.
 
     Returns the content of objects.json. Raises UserError for anything that cannot be segmented, and
     if `output` already holds results and `overwrite` is not set.
     """
-    refiners = open_refiners(refine)
+    refiners = open_refiners(refine, refine_weights)
     # Staged before the first frame is read, so that an output that cannot be written is refused at
     # once.
     with staged_output(output, RESULT_NAMES, overwrite, (input, weights, flow)) as folder:

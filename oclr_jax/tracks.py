@@ -73,6 +73,8 @@ class Track:
     # In every frame of the windows in which the object was found, also where its mask is empty.
     amodal_probability: dict[int, StoredProbability] = field(default_factory=dict)
     modal_probability: dict[int, StoredProbability] = field(default_factory=dict)
+    # Of the visible masks, as the refiner `select` predicts it; higher = better.
+    quality: dict[int, float] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -87,7 +89,7 @@ class Track:
     def at_frames(self, positions: Sequence[int]) -> "Track":
         """The same object in a video whose frame i shows frame positions[i] of this one.
 
-        Probabilities, which only refiners need, are left out.
+        Probabilities and qualities, which only refiners need, are left out.
         """
         places = list(enumerate(positions))
         amodal, modal = (

@@ -25,7 +25,7 @@ FLOORS = (
     {"weights", "show", "results"},
     {"flow"},
     {"oclr", "refine"},
-    {"pipeline", "train"},
+    {"pipeline", "mask_folder", "train"},
     {"evaluate"},
     {"cli"},
 )

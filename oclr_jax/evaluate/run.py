@@ -48,6 +48,7 @@ def evaluate_dataset(
     quiet: bool = True,
     precision: str | None = None,
     passes: int = 1,
+    refine_weights: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Scores a model, or the folder of masks `results`, on a dataset.
 
@@ -67,6 +68,7 @@ def evaluate_dataset(
       quiet: no progress bar.
       precision: of the models, "float32" or "bfloat16"; None for float32 on a CPU, else bfloat16.
       passes: of the flow model, whose masks are averaged: 1, 2 (mirrored) or 4 (and reversed).
+      refine_weights: folder with the weights of trained refiners; None for the default ones.
 
     Returns the content of metrics.json. Raises UserError for bad input.
     """
@@ -76,7 +78,7 @@ def evaluate_dataset(
             raise UserError(f"There is no protocol {protocol!r}; choose from {known}.")
     if refine and results:
         raise UserError("Refiners need a model; leave out --refine or --results.")
-    refiners = [] if results else open_refiners(refine)
+    refiners = [] if results else open_refiners(refine, refine_weights)
     dataset = open_dataset(name, data)
     protocols = tuple(protocols or dataset.benchmark.protocols)
     _check_protocols(dataset, protocols)

@@ -1,5 +1,6 @@
 """Refiners: what they are given, what they return, and which are installed."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -114,23 +115,56 @@ def _self_refiner() -> Refiner:
     return SelfRefiner()
 
 
+def _open_select(weights: str | os.PathLike | None) -> Refiner:
+    from oclr_jax.refine.select import Select
+
+    return Select(weights)
+
+
+def _open_correct(weights: str | os.PathLike | None) -> Refiner:
+    from oclr_jax.refine.correct import Correct
+
+    return Correct(weights)
+
+
 # By name, what makes a refiner. It raises UserError if something that the refiner needs is missing.
 REFINERS: dict[str, Callable[[], Refiner]] = {"self": _self_refiner}
+# The same for refiners with trained weights, from a folder of weights or None for the default ones.
+TRAINED: dict[str, Callable[[str | os.PathLike | None], Refiner]] = {
+    "select": _open_select,
+    "correct": _open_correct,
+}
+# Names for several refiners one after the other.
+COMBINED = {"appearance": ("select", "correct")}
 # Those that are applied unless others, or none, are asked for.
 DEFAULT_REFINERS: tuple[str, ...] = ("self",)
 
 
-def open_refiners(names: Sequence[str] | None) -> list[Refiner]:
+def open_refiners(
+    names: Sequence[str] | None, weights: str | os.PathLike | None = None
+) -> list[Refiner]:
     """Makes the refiners of these names, in their order; None for DEFAULT_REFINERS.
 
-    Raises UserError for an unknown name, and if something that a refiner needs is missing.
+    Args:
+      names: keys of `REFINERS`, `TRAINED` and `COMBINED`.
+      weights: folder with the weights of those in `TRAINED`; None for the default ones.
+
+    Raises:
+      UserError: a name is unknown, something that a refiner needs is missing, or no refiner uses
+        the weights.
     """
     names = DEFAULT_REFINERS if names is None else names
+    known = [*REFINERS, *TRAINED, *COMBINED]
     for name in names:
-        if name not in REFINERS:
-            known = ", ".join(REFINERS)
-            raise UserError(f"There is no refiner {name!r}; choose from {known}, or none.")
-    return [REFINERS[name]() for name in names]
+        if name not in known:
+            raise UserError(f"There is no refiner {name!r}; choose from {', '.join(known)}, or none.")
+    single = [part for name in names for part in COMBINED.get(name, (name,))]
+    if weights is not None and not TRAINED.keys() & set(single):
+        raise UserError(
+            f"No refiner uses --refine-weights; give one of {', '.join([*TRAINED, *COMBINED])} "
+            "with --refine."
+        )
+    return [TRAINED[name](weights) if name in TRAINED else REFINERS[name]() for name in single]
 
 
 def refine_tracks(

@@ -7,9 +7,7 @@ import pytest
 
 from oclr_jax.ops.corruption import Corruption, corrupt_masks
 
-NONE = Corruption(
-    truth=0.0, missing=0.0, foreign=0.0, blob=0.0, shifted=0.0, empty=0.0, lost=0.0
-)
+NONE = Corruption(truth=0.0, missing=0.0, foreign=0.0, blob=0.0, shifted=0.0, empty=0.0, lost=0.0)
 
 
 def two_squares() -> jax.Array:
