@@ -177,7 +177,8 @@ def test_configurations_and_fields_exist(page: Path):
     text = page.read_text(encoding="utf-8")
     for name in re.findall(r"configs/(?!common)\w+\.py(?::[\w,]+)?", text):
         load_config(name)
-    configs = [load_config("configs/oclr_flow.py"), load_config("configs/raft.py")]
+    names = ("oclr_flow", "raft", "selector", "corrector")
+    configs = [load_config(f"configs/{name}.py") for name in names]
     for span in code_spans(page):
         field = re.match(
             r"(?:--)?config\.(?!json)([\w.]+)|((?:data|model|loss|optimizer)\.\w+)\b", span
