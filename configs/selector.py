@@ -84,6 +84,7 @@ def _small(config: ConfigDict) -> None:
     """
     _own(config)
     config.name = "refine-small-selector"
+    config.model.frames = 25
     config.model.channels = (8, 16, 32, 64, 128)
     config.model.layers = 2
     config.model.feedforward = 128

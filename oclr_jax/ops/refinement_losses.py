@@ -49,7 +49,7 @@ def error_map_loss(
     # 1 - p is the sum of the other two channels.
     outside = jnp.logaddexp(jnp.roll(inside, 1, axis=-1), jnp.roll(inside, 2, axis=-1))
     entropy = -jnp.where(truth, inside, outside).mean(axis=(1, 2, 3, 5))
-    return jnp.sum(entropy * present) / jnp.maximum(normalizer, 1)
+    return jnp.sum(entropy * present) / jnp.where(normalizer > 0, normalizer, 1)
 
 
 def score_loss(
@@ -60,7 +60,7 @@ def score_loss(
 ) -> Float[Array, ""]:
     """Cross-entropy of predicted scores, before the sigmoid, with the masks' IoU (table 3)."""
     entropy = losses.cross_entropy(scores, iou).mean(axis=1)
-    return jnp.sum(entropy * present) / jnp.maximum(normalizer, 1)
+    return jnp.sum(entropy * present) / jnp.where(normalizer > 0, normalizer, 1)
 
 
 def corrector_loss(

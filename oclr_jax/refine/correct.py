@@ -1,9 +1,9 @@
 """`--refine correct`: masks refined by exemplars of the whole shot (second paper, section 3.3)."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -34,7 +34,7 @@ class Correct:
 
     name = "correct"
 
-    def __init__(self, weights: Path | None = None):
+    def __init__(self, weights: str | os.PathLike | None = None):
         """Loads the corrector from the folder `weights`, or the default one."""
         self.model = load_appearance_model("corrector", weights)
 

@@ -1,9 +1,9 @@
 """`--refine select`: predicts how good every mask of a track is (second paper, section 3.2)."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,7 +31,7 @@ class Select:
 
     name = "select"
 
-    def __init__(self, weights: Path | None = None):
+    def __init__(self, weights: str | os.PathLike | None = None):
         """Loads the selector from the folder `weights`, or the default one."""
         self.model = load_appearance_model("selector", weights)
 

@@ -11,8 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from oclr_jax.models.layers.initializers import attention_kernel, dense_kernel
-
-MASKED_SCORE = -1e9
+from oclr_jax.models.oclr.transformer import MASKED_SCORE
 
 
 def slot_weights(
