@@ -120,7 +120,7 @@ def test_masks_of_any_program_are_refined(tmp_path, folders, weights, monkeypatc
     found = np.stack([read_ids(tmp_path / "out" / f"{t}.png") for t in range(FRAMES)])
     # Three objects in groups of two, at half the resolution and back.
     assert found.shape == masks_of(FRAMES).shape
-    assert (found != masks_of(FRAMES)).mean() < 0.01
+    assert (found != masks_of(FRAMES)).mean() < 0.02
     assert set(np.unique(found)) == {0, 1, 7, 200}
     record = json.loads((tmp_path / "out" / "refinement.json").read_text())
     assert record["objects"] == [1, 7, 200]

@@ -23,6 +23,8 @@ from tests.train.squares import squares
 from tests.train.toy import assert_same, leaves
 
 KINDS = ("selector", "corrector")
+# Compiling takes most of the time, so that one of the two is tested by default.
+SLOW = pytest.mark.slow
 
 
 def colored_squares(index: int, batch: int, frames: int, height: int, width: int) -> dict:
@@ -71,7 +73,7 @@ def run(config, workdir, data=None):
     return train(config, workdir, open_task(config), data or squares_data(config))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["selector", pytest.param("corrector", marks=SLOW)])
 def test_a_training_resumes_bit_exactly_and_exports_its_weights(tmp_path, kind):
     config = tiny_config(kind)
     data = squares_data(config)
@@ -101,9 +103,9 @@ def test_a_training_resumes_bit_exactly_and_exports_its_weights(tmp_path, kind):
 
 
 @cache
-def task_and_gradient(kind: str, variants: str = "tiny"):
+def task_and_gradient(kind: str):
     """A task, its variables, and its compiled loss with gradient on a batch."""
-    config = tiny_config(kind, variants)
+    config = tiny_config(kind)
     task = open_task(config)
     size = (config.data.frames, config.model.height, config.model.width)
     batch = colored_squares(0, 2, *size)
@@ -120,7 +122,7 @@ def task_and_gradient(kind: str, variants: str = "tiny"):
     return task, variables, batch, gradient
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("selector", marks=SLOW), "corrector"])
 def test_the_loss_does_not_depend_on_how_a_batch_is_split(kind):
     task, variables, batch, gradient = task_and_gradient(kind)
     whole = jnp.float32(task.loss_normalizer(batch))
@@ -136,15 +138,31 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_split(kind):
     np.testing.assert_allclose(np.mean(split), loss, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "variant"), [("selector", "score"), ("corrector", "dense")])
-def test_variants_of_the_tables_train(kind, variant):
-    task, variables, batch, gradient = task_and_gradient(kind, f"tiny,{variant}")
-    (loss, _), grads = gradient(variables.params, batch, jnp.float32(task.loss_normalizer(batch)))
-    assert np.isfinite(loss)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-    sums, prediction = jax.jit(task.evaluate)(variables, batch)
-    assert {f"{score}_sum" for score in task.scores} <= sums.keys()
-    assert task.draw(batch, jax.tree.map(np.asarray, prediction)).dtype == np.uint8
+@pytest.mark.parametrize(
+    ("kind", "variant"), [("selector", "score"), ("corrector", "dense"), ("corrector", "alphas")]
+)
+def test_variants_of_the_tables_can_be_trained(kind, variant):
+    """Traced, not compiled."""
+    config = tiny_config(kind, f"tiny,{variant}")
+    task = open_task(config)
+    size = (config.data.frames, config.model.height, config.model.width)
+    batch = colored_squares(0, 2, *size)
+    variables = jax.eval_shape(lambda: task.init_variables(0))
+    part = {**batch, "example_key": jax.random.split(jax.random.key(3), 2)}
+
+    def gradient(params, part):
+        normalizer = task.loss_normalizer(part).astype(jnp.float32)
+        return jax.grad(
+            lambda p: task.loss(variables._replace(params=p), part, normalizer), has_aux=True
+        )(params)
+
+    gradients, aux = jax.eval_shape(gradient, variables.params, part)
+    assert jax.tree.map(jnp.shape, gradients) == jax.tree.map(jnp.shape, variables.params)
+    assert "loss" in aux.metrics
+    sums, _ = jax.eval_shape(task.evaluate, variables, batch)
+    parts = {f"{score}_{part}" for score in task.scores for part in ("sum", "count")}
+    assert sums.keys() == parts
+    assert task.step_flops(2) > 0
 
 
 @pytest.mark.slow
