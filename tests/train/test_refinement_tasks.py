@@ -110,6 +110,7 @@ def task_and_gradient(kind: str):
     size = (config.data.frames, config.model.height, config.model.width)
     batch = colored_squares(0, 2, *size)
     batch["modal"][1] = batch["modal"][1] * np.uint8([1, 0, 0])
+    batch = {name: jnp.asarray(value) for name, value in batch.items()}
     batch["example_key"] = jax.random.split(jax.random.key(3), 2)
     variables = task.init_variables(0)
 
