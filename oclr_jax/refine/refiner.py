@@ -157,7 +157,9 @@ def open_refiners(
     known = [*REFINERS, *TRAINED, *COMBINED]
     for name in names:
         if name not in known:
-            raise UserError(f"There is no refiner {name!r}; choose from {', '.join(known)}, or none.")
+            raise UserError(
+                f"There is no refiner {name!r}; choose from {', '.join(known)}, or none."
+            )
     single = [part for name in names for part in COMBINED.get(name, (name,))]
     if weights is not None and not TRAINED.keys() & set(single):
         raise UserError(
