@@ -14,6 +14,12 @@ from oclr_jax.tracks import StoredMask, StoredProbability, modal_layers
 LEVELS = 6
 # See `Observation`.
 MIN_ALONE = 0.35
+# A layer is shown in a frame if at least this share of its mask is; see `Observation.shown`.
+MIN_SHOWN = 0.35
+# A mask shows what another one shows if it covers at least this share of it.
+MIN_COVER = 0.6
+# An object is recognised by at least this many consecutive frames of a layer.
+MIN_PIECE = 3
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,11 @@ class Observation(NamedTuple):
     shown: float
     colours: Float16[np.ndarray, " bins"]
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether enough of the layer is shown to tell which object it shows."""
+        return self.shown >= MIN_SHOWN * self.area
+
 
 @dataclass
 class Strand:
@@ -56,6 +67,12 @@ class Strand:
     amodal: dict[int, StoredMask] = field(default_factory=dict)
     seen: dict[int, Observation] = field(default_factory=dict)
     probability: dict[int, StoredProbability] = field(default_factory=dict)
+
+    def continues(self, before: int, frame: int) -> bool:
+        """Whether it moves by less than its own size per frame between two of its frames."""
+        one, other = self.seen[before], self.seen[frame]
+        distance = np.hypot(other.x - one.x, other.y - one.y) / (frame - before)
+        return bool(distance < np.sqrt(min(one.area, other.area)))
 
     def forget(self, frames: range) -> None:
         """Removes all that is stored of these frames."""
@@ -109,6 +126,11 @@ def colour_histogram(
     for axis in range(3):
         cube = convolve1d(cube, [0.25, 0.5, 0.25], axis, mode="nearest")
     return cube.ravel().astype(np.float16)
+
+
+def covered_share(mask: Bool[np.ndarray, "h w"], cover: Bool[np.ndarray, "h w"]) -> float:
+    """Returns the share of a mask that another one covers, 0 if it is empty."""
+    return float(np.count_nonzero(mask & cover) / max(np.count_nonzero(mask), 1))
 
 
 def mean_colours(seen: Sequence[Observation]) -> Float[np.ndarray, " bins"]:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from oclr_jax.oclr.depth import depth_order
 from oclr_jax.oclr.reidentify import object_ids
+from oclr_jax.oclr.split import split_merged
 from oclr_jax.oclr.strands import Strand, WindowLayers, observe
 from oclr_jax.ops.metrics import assign, jaccard
 from oclr_jax.storage import ArrayFile
@@ -45,10 +46,11 @@ def link_windows(
     and of their modal masks over the frames that they share (Hungarian; amodal at least
     MIN_LINK_IOU). Amodal masks alone would swap two layers that found the same object, one of which
     hides the other. Of the shared frames the earlier window keeps the first half, so that each mask
-    was predicted with frames on both sides. `object_ids` then cuts the strands and joins the pieces
-    to objects. The depth order of a pair is the majority vote of the frames in which both are, and
-    the whole video has one order. Objects that are hardly ever visible, or of which the model is
-    not sure, are dropped; at most MAX_OBJECTS stay, the largest.
+    was predicted with frames on both sides. `split_merged` then splits masks of two objects, and
+    `object_ids` cuts the strands and joins the pieces to objects. The depth order of a pair is the
+    majority vote of the frames in which both are, and the whole video has one order. Objects that
+    are hardly ever visible, or of which the model is not sure, are dropped; at most MAX_OBJECTS
+    stay, the largest.
 
     At most two windows are held at a time. Masks are stored compressed. The probabilities of the
     tracks are stored in the file `probabilities`, if one is given.
@@ -70,6 +72,7 @@ def link_windows(
         linked = _store(strands, window, partners, first, probabilities)
         votes |= _votes(window, linked, first)
         previous = window
+    split_merged(strands, probabilities)
     return _finish(*_objects(strands, votes))
 
 
@@ -162,22 +165,28 @@ def _objects(
     ids = object_ids(strands)
     tracks: dict[int, Track] = {}
     for strand, found in zip(strands, ids, strict=True):
-        for frame, mask in strand.amodal.items():
-            track = tracks.setdefault(found[frame], Track(found[frame], rank=0, shot=strand.shot))
-            track.amodal[frame] = mask
+        for frame, id in found.items():
+            track = tracks.setdefault(id, Track(id, rank=0, shot=strand.shot))
+            track.amodal[frame] = strand.amodal[frame]
     for strand, found in zip(strands, ids, strict=True):
         frames = sorted(found)
         for frame, probability in strand.probability.items():
-            if frames:
+            copied = frame in strand.amodal and frame not in found
+            if frames and not copied:
                 owner = tracks[found[_nearest(frames, frame)]]
                 # Of two strands of an object the one with a mask counts, else the first.
                 if frame in found or frame not in owner.amodal:
                     owner.amodal_probability.setdefault(frame, probability)
     table: dict[tuple[int, int], float] = defaultdict(float)
+    frames_of = [sorted(found) for found in ids]
     for frame, cast in votes.items():
         for vote in cast:
-            front, back = (ids[index].get(frame) for index in (vote.front, vote.back))
-            if front is not None and back is not None:
+            # Frames without an object count for that of the nearest frame of their strand.
+            front, back = (
+                ids[index][_nearest(frames_of[index], frame)] if ids[index] else None
+                for index in (vote.front, vote.back)
+            )
+            if front is not None and back is not None and front != back:
                 table[min(front, back), max(front, back)] += (
                     vote.weight if front < back else -vote.weight
                 )

@@ -257,6 +257,47 @@ def test_no_two_masks_of_a_frame_have_one_id():
     assert len(first.amodal) == len(second.amodal) == 60
 
 
+def windows_with_three_layers(made: Film, third: Callable[[int], np.ndarray]) -> list[WindowLayers]:
+    """A film of two objects that cross at frame 45, in two windows. In the second one, whose depth
+    order is wrong, a third layer shows `third` at first, and the first object from frame 45 on."""
+    front, back = made.amodal[..., 0], made.amodal[..., 1]
+    nothing = np.zeros((H, W), bool)
+    early = [np.stack([front[t], back[t], nothing], -1) for t in range(30)]
+    late = [
+        np.stack([front[t], back[t], third(t)] if t < 45 else [third(t), back[t], front[t]], -1)
+        for t in range(24, 54)
+    ]
+    return [
+        WindowLayers(
+            0,
+            start,
+            np.where(masks, 0.9, 0.1).astype(np.float32),
+            np.array(order),
+            made.images[start : start + 30],
+        )
+        for start, masks, order in ((0, early, [0.0, 5.0, 9.0]), (24, late, [1.0, 0.0, 0.01]))
+    ]
+
+
+def test_a_second_layer_of_an_object_is_no_object():
+    """Not even where the order of the whole video would put it in front of the first layer."""
+    made = crossing(54)
+    copied = lambda t: made.amodal[t, ..., 1] & (27 <= t < 34)  # noqa: E731
+    tracks = link_windows(windows_with_three_layers(made, copied))
+    assert len(tracks) == 2
+    assert (shares(made, tracks) >= 0.97).all()
+
+
+def test_a_few_frames_beside_an_object_are_no_object():
+    """What a layer shows for two frames, after another layer has taken over its object."""
+    made, spot = crossing(54), np.zeros((H, W), bool)
+    spot[2:10, 2:10] = True
+    tracks = link_windows(windows_with_three_layers(made, lambda t: spot & (45 <= t < 47)))
+    assert len(tracks) == 2
+    tracks = link_windows(windows_with_three_layers(made, lambda t: spot & (45 <= t < 52)))
+    assert len(tracks) == 3, "an object is seen for longer"
+
+
 def test_colour_distance():
     image = np.zeros((4, 8, 3), np.uint8)
     image[:, :4], image[:, 4:] = COLOURS[0], COLOURS[1]

@@ -11,11 +11,6 @@ from launch import benchmark
 from launch.speed import tracking
 
 MIN_MAIN_ID = 0.97
-# Where the bar is not met yet, and why.
-BELOW_THE_BAR = {
-    "cross-fast": "two layers show one object for six frames, and the visible one gets a new id",
-    "stop-three": "the model merges two of the three objects for a part of the time",
-}
 
 
 def test_a_seed_gives_the_same_scene():
@@ -53,10 +48,8 @@ def test_the_table(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_objects_keep_their_ids_on_scenes(name, request):
+def test_objects_keep_their_ids_on_scenes(name):
     """Renders and segments the scene with the shipped weights: `pytest -m slow tests/oclr`."""
-    if name in BELOW_THE_BAR:
-        request.applymarker(pytest.mark.xfail(reason=BELOW_THE_BAR[name], strict=True))
     found = tracking.measure_scene(name, tracking.SEED)
     assert found["main_id"] >= MIN_MAIN_ID, found
 
