@@ -1,6 +1,7 @@
 """`python launch/benchmark.py tracking`: how well `oclr segment` keeps ids, with exact truth.
 
-For each scene of `data_pipelines.synthetic.tracking_scenes`, and their mean:
+Refiners do not change ids and are left out. For each scene of
+`data_pipelines.synthetic.tracking_scenes`, and their mean:
 main_id: of the frames in which an object is found (a track's visible mask has an IoU of at least
 0.5 with the visible part of the object), the share that carry the object's most frequent id; the
 worst object of the scene. found: of the frames in which any of the object is visible, the share in
@@ -51,10 +52,10 @@ def main(options: argparse.Namespace) -> None:
 
 
 def measure_scene(name: str, seed: int, weights: str | None = None) -> dict[str, float]:
-    """Segments one scene and compares the result with the truth."""
+    """Segments one scene without refiners and compares the result with the truth."""
     sample = render(tracking_scene(name, seed))
     start = time.perf_counter()
-    result = segment_video(sample["video"], weights)
+    result = segment_video(sample["video"], weights, refine=())
     seconds = time.perf_counter() - start
     overlaps = mask_overlaps(sample["segmentations"], result.masks)
     return {
