@@ -298,6 +298,18 @@ def test_a_few_frames_beside_an_object_are_no_object():
     assert len(tracks) == 3, "an object is seen for longer"
 
 
+def test_a_layer_that_takes_over_from_another_keeps_the_id():
+    """For three frames the new layer shows the left half of what the old one still shows."""
+    made = film([still(30, 24)], 40)
+    masks = np.zeros((40, H, W, 2), bool)
+    masks[:20, ..., 0] = made.amodal[:20, ..., 0]
+    masks[20:, ..., 1] = made.amodal[20:, ..., 0]
+    masks[17:20, :, :30, 1] = made.amodal[17:20, :, :30, 0]
+    probability = np.where(masks, 0.9, 0.1).astype(np.float32)
+    tracks = link_windows([WindowLayers(0, 0, probability, np.array([1.0, 0.0]), made.images)])
+    assert len(tracks) == 1 and (shares(made, tracks) == 1).all()
+
+
 def test_colour_distance():
     image = np.zeros((4, 8, 3), np.uint8)
     image[:, :4], image[:, 4:] = COLOURS[0], COLOURS[1]
