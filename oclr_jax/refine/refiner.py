@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from oclr_jax.errors import UserError
 from oclr_jax.flow import FrameFlow
+from oclr_jax.refine.crf_settings import CRF_PRESETS, DEFAULT_PRESET
 from oclr_jax.refine.feature_cache import FeatureCache, FeatureKey, video_digest
 from oclr_jax.storage import ArrayFile, StoredArray
 from oclr_jax.tracks import StoredProbability, Track
@@ -127,8 +128,18 @@ def _open_correct(weights: str | os.PathLike | None) -> Refiner:
     return Correct(weights)
 
 
+def _open_crf(preset: str) -> Refiner:
+    from oclr_jax.refine.crf import CRF
+
+    return CRF(preset)
+
+
 # By name, what makes a refiner. It raises UserError if something that the refiner needs is missing.
-REFINERS: dict[str, Callable[[], Refiner]] = {"self": _self_refiner}
+REFINERS: dict[str, Callable[[], Refiner]] = {
+    "self": _self_refiner,
+    "crf": partial(_open_crf, DEFAULT_PRESET),
+    **{f"crf:{name}": partial(_open_crf, name) for name in CRF_PRESETS if name != DEFAULT_PRESET},
+}
 # The same for refiners with trained weights, from a folder of weights or None for the default ones.
 TRAINED: dict[str, Callable[[str | os.PathLike | None], Refiner]] = {
     "select": _open_select,
@@ -150,8 +161,8 @@ def open_refiners(
       weights: folder with the weights of those in `TRAINED`; None for the default ones.
 
     Raises:
-      UserError: a name is unknown, something that a refiner needs is missing, or no refiner uses
-        the weights.
+      UserError: a name is unknown, a CRF is not the last one, something that a refiner needs is
+        missing, or no refiner uses the weights.
     """
     names = DEFAULT_REFINERS if names is None else names
     known = [*REFINERS, *TRAINED, *COMBINED]
@@ -160,6 +171,9 @@ def open_refiners(
             raise UserError(
                 f"There is no refiner {name!r}; choose from {', '.join(known)}, or none."
             )
+    for name in names[:-1]:
+        if name.split(":")[0] == "crf":
+            raise UserError(f"The refiner {name} must be the last one; move it to the end.")
     single = [part for name in names for part in COMBINED.get(name, (name,))]
     if weights is not None and not TRAINED.keys() & set(single):
         raise UserError(
