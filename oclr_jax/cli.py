@@ -12,7 +12,7 @@ from oclr_jax.command import run_command
 from oclr_jax.datasets.benchmarks import BENCHMARKS, PROTOCOLS, SYNTHETIC
 from oclr_jax.errors import UserError
 from oclr_jax.files import locked_output
-from oclr_jax.types import PRECISIONS
+from oclr_jax.types import MODELS, PRECISIONS
 
 # As `flow.source` takes them; not imported from there, so that the help does not load OpenCV.
 _ESTIMATORS = "dis[:PRESET], raft[:WEIGHTS] or raft-small[:WEIGHTS]"
@@ -140,6 +140,13 @@ def _add_evaluate(commands) -> None:
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        choices=MODELS,
+        default=MODELS[0],
+        help="model of moving objects; geometric: flow that a homography does not explain, a "
+        "baseline without learning (default: %(default)s)",
+    )
     parser.add_argument(
         "--weights",
         metavar="NAME|FILE",
@@ -303,6 +310,7 @@ def _segment(options: argparse.Namespace) -> None:
         precision=options.precision,
         passes=options.passes,
         refine_weights=options.refine_weights,
+        model=options.model,
         quiet=options.quiet,
     )
     if not record["video"]["moves"]:
@@ -341,6 +349,7 @@ def _evaluation_report(options: argparse.Namespace) -> dict[str, Any]:
             options.quiet,
             options.precision,
             options.passes,
+            options.model,
         )
     return evaluate_dataset(
         options.dataset,
@@ -356,6 +365,7 @@ def _evaluation_report(options: argparse.Namespace) -> dict[str, Any]:
         precision=options.precision,
         passes=options.passes,
         refine_weights=options.refine_weights,
+        model=options.model,
     )
 
 

@@ -91,6 +91,7 @@ def segment_video(
     precision: str | None = None,
     passes: int = 1,
     refine_weights: str | os.PathLike | None = None,
+    model: str = "oclr",
 ) -> SegmentedVideo:
     """Segments a video in memory. For long videos use `segment_to_folder`.
 
@@ -105,23 +106,24 @@ def segment_video(
       precision: of the models, "float32" or "bfloat16"; None for float32 on a CPU, else bfloat16.
       passes: of the flow model, whose masks are averaged: 1, 2 (mirrored) or 4 (and reversed).
       refine_weights: folder with the weights of trained refiners; None for the default ones.
+      model: "oclr", or a baseline: one of `types.MODELS`.
 
     Raises UserError for anything that cannot be segmented.
     """
     refiners = open_refiners(refine, refine_weights)
-    segmenter = load_segmenter(weights, precision, passes)
+    segmenter = load_segmenter(weights, precision, passes, model)
     clip = open_clip(frames_or_path, quiet, keep_damaged)
-    model = segmenter.info.model
+    config = segmenter.info.model
     source = _open_source(segmenter, flow, clip)
     moving, positions = _without_repeats(clip, source)
-    fields = np.zeros((moving.count, model.height, model.width, 2 * len(model.gaps)), np.float32)
+    fields = np.zeros((moving.count, config.height, config.width, 2 * len(config.gaps)), np.float32)
 
     def remember(flows: Iterable[FrameFlow]) -> Iterator[FrameFlow]:
         for frame_flow in flows:
             fields[frame_flow.frame] = frame_flow.flow
             yield frame_flow
 
-    flows = remember(stream_flow(moving, source, model.gaps, (model.height, model.width)))
+    flows = remember(stream_flow(moving, source, config.gaps, (config.height, config.width)))
     tracks, moves = run(moving, flows, segmenter, refiners, quiet)
     tracks = [track.at_frames(positions) for track in tracks]
     masks = np.zeros((clip.count, clip.height, clip.width), np.uint8)
@@ -150,6 +152,7 @@ def segment_to_folder(
     precision: str | None = None,
     passes: int = 1,
     refine_weights: str | os.PathLike | None = None,
+    model: str = "oclr",
 ) -> SegmentationRecord:
     """Segments a video file or a folder of frames into the folder `output`, whole or not at all.
 
@@ -161,7 +164,7 @@ def segment_to_folder(
     Args:
       input: video file, or folder of jpg or png frames.
       output: folder, created if needed.
-      weights, flow, refine, quiet, keep_damaged, precision, passes, refine_weights: see
+      weights, flow, refine, quiet, keep_damaged, precision, passes, refine_weights, model: see
         `segment_video`.
       overlay: whether to write the overlay video.
       overwrite: replace results that `output` already holds.
@@ -173,12 +176,12 @@ def segment_to_folder(
     # Staged before the first frame is read, so that an output that cannot be written is refused at
     # once.
     with staged_output(output, RESULT_NAMES, overwrite, (input, weights, flow)) as folder:
-        segmenter = load_segmenter(weights, precision, passes)
+        segmenter = load_segmenter(weights, precision, passes, model)
         clip = open_clip(input, quiet, keep_damaged)
-        model = segmenter.info.model
+        config = segmenter.info.model
         source = _open_source(segmenter, flow, clip)
         moving, positions = _without_repeats(clip, source)
-        flows = stream_flow(moving, source, model.gaps, (model.height, model.width))
+        flows = stream_flow(moving, source, config.gaps, (config.height, config.width))
         tracks, moves = run(moving, flows, segmenter, refiners, quiet)
         tracks = [track.at_frames(positions) for track in tracks]
         entries = _write_masks(folder, clip, tracks, overlay, quiet)
@@ -193,7 +196,7 @@ def _open_source(
     """Opens the flow of a clip for a model; warns if the model was trained on other flow."""
     info = segmenter.info
     source = open_source(flow, info.flow, clip, info.model.gaps, segmenter.precision)
-    if not isinstance(source, FlowFolder):
+    if not isinstance(source, FlowFolder) and info.data_version is not None:
         warn_of_other_flow(info.name, info.flow, source.settings())
     return source
 
@@ -255,6 +258,7 @@ def _settings(
     info = segmenter.info
     return {
         "version": oclr_jax.__version__,
+        "model": segmenter.model,
         "weights": info.name,
         "data_version": info.data_version,
         "flow": "folder" if isinstance(source, FlowFolder) else source.settings(),

@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float32, UInt8
 
 # Of a model's computation; parameters, losses and results stay float32.
 PRECISIONS = ("float32", "bfloat16")
+# Models that find moving objects in optical flow: OCLR, and baselines to compare it with.
+MODELS = ("oclr", "geometric")
 
 
 class Batch(TypedDict):

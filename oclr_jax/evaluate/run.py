@@ -49,6 +49,7 @@ def evaluate_dataset(
     precision: str | None = None,
     passes: int = 1,
     refine_weights: str | os.PathLike | None = None,
+    model: str = "oclr",
 ) -> dict[str, Any]:
     """Scores a model, or the folder of masks `results`, on a dataset.
 
@@ -69,6 +70,7 @@ def evaluate_dataset(
       precision: of the models, "float32" or "bfloat16"; None for float32 on a CPU, else bfloat16.
       passes: of the flow model, whose masks are averaged: 1, 2 (mirrored) or 4 (and reversed).
       refine_weights: folder with the weights of trained refiners; None for the default ones.
+      model: "oclr", or a baseline: one of `types.MODELS`.
 
     Returns the content of metrics.json. Raises UserError for bad input.
     """
@@ -89,10 +91,12 @@ def evaluate_dataset(
             f"The flow in {data} has gap {stored['gap']}, not {gap}; give --gap {stored['gap']} or "
             "another --flow."
         )
-    segmenter = None if results else with_gap(load_segmenter(weights, precision, passes), gap)
+    segmenter = (
+        None if results else with_gap(load_segmenter(weights, precision, passes, model), gap)
+    )
     inputs = _Inputs(segmenter, flow, refiners, results)
     used = stored or _flow_settings(segmenter, flow)
-    if segmenter is not None:
+    if segmenter is not None and segmenter.info.data_version is not None:
         warn_of_other_flow(segmenter.info.name, segmenter.info.flow, used)
     settings = evaluation_settings(
         dataset.benchmark.name,
@@ -124,6 +128,7 @@ def evaluate_synthetic(
     quiet: bool = True,
     precision: str | None = None,
     passes: int = 1,
+    model: str = "oclr",
 ) -> dict[str, Any]:
     """Scores a model on synthetic data, under `paper`: modal and amodal J and depth order.
 
@@ -132,7 +137,7 @@ def evaluate_synthetic(
     `evaluate_dataset`.
     """
     sequences = find_synthetic(name, data)
-    segmenter = with_gap(load_segmenter(weights, precision, passes), 1)
+    segmenter = with_gap(load_segmenter(weights, precision, passes, model), 1)
     title = f"{name} ({Path(data).resolve().parent.name})" if name == "oclr_syn" else "Syn-Val"
     flow = {"estimator": "stored with the data"}
     settings = evaluation_settings(name, title, ["paper"], None, segmenter, flow, gap=1)

@@ -43,6 +43,7 @@ def evaluation_settings(
         "dataset": dataset,
         "title": title,
         "results": os.fspath(results) if results else None,
+        "model": segmenter.model if segmenter else None,
         "weights": segmenter.info.name if segmenter else None,
         "weights_sha256": params_digest(segmenter.params) if segmenter else None,
         "flow": flow if model else None,

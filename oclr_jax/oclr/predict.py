@@ -11,7 +11,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
+from oclr_jax.errors import UserError
 from oclr_jax.flow import FrameFlow
+from oclr_jax.models.baselines.geometric import GeometricConfig, predict_geometric
 from oclr_jax.models.oclr import OCLR, OCLRConfig, composing_order
 from oclr_jax.models.precision import choose_precision
 from oclr_jax.oclr.passes import check_passes, predict_passes
@@ -20,6 +22,7 @@ from oclr_jax.oclr.tracking import link_windows
 from oclr_jax.oclr.windows import stream_windows
 from oclr_jax.storage import ArrayFile
 from oclr_jax.tracks import Track
+from oclr_jax.types import MODELS
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import load_weights
 
@@ -44,6 +47,7 @@ class Segmenter:
     predict: PredictFn
     precision: str = "float32"  # of the computation, RAFT's included
     passes: int = 1  # over which each window is averaged, see `predict_passes`
+    model: str = "oclr"  # one of `MODELS`
 
 
 class FlowWindow(NamedTuple):
@@ -74,7 +78,10 @@ def make_predict_fn(model: OCLR) -> PredictFn:
 
 
 def load_segmenter(
-    weights: str | os.PathLike | None = None, precision: str | None = None, passes: int = 1
+    weights: str | os.PathLike | None = None,
+    precision: str | None = None,
+    passes: int = 1,
+    model: str = "oclr",
 ) -> Segmenter:
     """Loads a flow model.
 
@@ -82,16 +89,40 @@ def load_segmenter(
       weights: name or file, None for those of the package.
       precision: "float32" or "bfloat16", None for that of `choose_precision`.
       passes: over which each window is averaged, one of `passes.PASSES`.
+      model: one of `MODELS`.
 
     Raises:
-      UserError: the weights cannot be used, or not with so many passes.
+      UserError: there is no such model, or it cannot use the weights, or not with so many passes.
     """
+    if model not in _LOADERS:
+        raise UserError(f"There is no model {model!r}; choose from {', '.join(MODELS)}.")
+    return _LOADERS[model](weights, precision, passes)
+
+
+def _load_oclr(weights: str | os.PathLike | None, precision: str | None, passes: int) -> Segmenter:
     params, info = load_weights(weights)
     check_passes(passes, info.model.gaps)
     precision = choose_precision(precision)
     config = dataclasses.replace(info.model, remat=False, compute_dtype=precision)
     predict = make_predict_fn(OCLR(config))
     return Segmenter(jax.device_put(params), info, predict, precision, passes)
+
+
+def _load_geometric(
+    weights: str | os.PathLike | None, precision: str | None, passes: int
+) -> Segmenter:
+    if weights is not None:
+        raise UserError("The model geometric has no weights; leave out --weights.")
+    config = GeometricConfig()
+    check_passes(passes, config.gaps)
+    info = WeightsInfo(config, "geometric", flow={"estimator": "dis"})
+    return Segmenter(
+        {}, info, predict_geometric, choose_precision(precision), passes, model="geometric"
+    )
+
+
+# By name for --model. A model takes windows of flow and returns layers, see `PredictFn`.
+_LOADERS = {"oclr": _load_oclr, "geometric": _load_geometric}
 
 
 def find_tracks(
@@ -158,7 +189,7 @@ def predict_layers(segmenter: Segmenter, window: FlowWindow) -> WindowLayers:
     return WindowLayers(window.shot, window.start, probability, order, window.images)
 
 
-def overlap_of(model: OCLRConfig) -> int:
+def overlap_of(model: OCLRConfig | GeometricConfig) -> int:
     """Frames that neighbouring windows share."""
     return min(max(1, round(OVERLAP * model.frames)), model.frames - 1)
 

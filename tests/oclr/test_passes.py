@@ -123,7 +123,7 @@ def test_the_option_reaches_the_model_and_the_record(monkeypatch):
     segmenter = dataclasses.replace(motion_segmenter(), passes=4)
     asked = []
 
-    def load(weights, precision, passes):
+    def load(weights, precision, passes, model):
         asked.append(passes)
         return segmenter
 

@@ -1,0 +1,1 @@
+"""Models to compare with; each takes windows of flow and returns layers, as OCLR does."""
