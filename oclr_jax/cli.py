@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"oclr {oclr_jax.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _add_segment(commands)
+    _add_propagate(commands)
     _add_evaluate(commands)
     _add_refine(commands)
     _add_select(commands)
@@ -98,6 +99,45 @@ def _add_segment(commands) -> None:
     _add_model_options(parser)
     parser.add_argument("--no-overlay", action="store_true", help="do not write overlay.mp4")
     parser.add_argument("--overwrite", action="store_true", help="replace results in OUTPUT")
+
+
+def _add_propagate(commands) -> None:
+    about = "carry the mask of the first frame to all frames of a video"
+    parser = _add_command(commands, "propagate", about, _propagate)
+    parser.add_argument(
+        "input", metavar="INPUT", type=_not_empty("INPUT"), help="video file, or folder of frames"
+    )
+    parser.add_argument(
+        "mask",
+        metavar="MASK.png",
+        type=_not_empty("MASK.png"),
+        help="mask of the first frame: object ids (indexed or grey), or white on black",
+    )
+    parser.add_argument(
+        "output",
+        metavar="OUTPUT",
+        type=_not_empty("OUTPUT"),
+        help="folder for masks, objects.json and overlay.mp4",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="NAME|FILE",
+        type=_not_empty("--weights"),
+        help="weights of the image features (default: DINO ViT-S/8, see `oclr weights`)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="numeric precision of the features (default: float32 on a CPU, else bfloat16)",
+    )
+    parser.add_argument("--no-overlay", action="store_true", help="do not write overlay.mp4")
+    parser.add_argument("--overwrite", action="store_true", help="replace results in OUTPUT")
+    parser.add_argument(
+        "--keep-damaged",
+        action="store_true",
+        help="use the intact frames of a damaged video file instead of refusing it",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print no progress")
 
 
 def _add_evaluate(commands) -> None:
@@ -321,6 +361,22 @@ def _segment(options: argparse.Namespace) -> None:
             f"Moving objects found: {found}, in {frames} frames, computed in "
             f"{record['settings']['precision']}; see {options.output}."
         )
+
+
+def _propagate(options: argparse.Namespace) -> None:
+    from oclr_jax.propagate import propagate_to_folder
+
+    propagate_to_folder(
+        options.input,
+        options.mask,
+        options.output,
+        weights=options.weights,
+        overlay=not options.no_overlay,
+        overwrite=options.overwrite,
+        keep_damaged=options.keep_damaged,
+        precision=options.precision,
+        quiet=options.quiet,
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> None:

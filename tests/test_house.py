@@ -24,8 +24,9 @@ FLOORS = (
     {"torch_import", "datasets"},
     {"weights", "show", "results"},
     {"flow"},
-    {"oclr", "refine"},
-    {"pipeline", "mask_folder", "train"},
+    {"oclr"},
+    {"refine"},
+    {"pipeline", "propagate", "mask_folder", "train"},
     {"evaluate"},
     {"cli"},
 )

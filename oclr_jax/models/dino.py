@@ -121,6 +121,22 @@ class DINO(nn.Module):
                 outputs.append(self.norm(tokens))
         return tuple(outputs)
 
+    def first_blocks(self, images: Float[Array, "b H W 3"], last: int) -> Float[Array, "b n c"]:
+        """Tokens before the `last` blocks, for `last_blocks`."""
+        tokens = self.embed(images)
+        for block in self.blocks[: self.config.depth - last]:
+            tokens = block(tokens)
+        return tokens
+
+    def last_blocks(self, tokens: Float[Array, "b n c"], last: int) -> Float[Array, "b n c"]:
+        """Tokens after the `last` blocks and the final norm, from those of `first_blocks`.
+
+        The two methods split the model where the first part is frozen and the other is trained.
+        """
+        for block in self.blocks[self.config.depth - last :]:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
     def embed(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b n c"]:
         """The tokens before the first block: class token and patches, with their positions."""
         patch = self.config.patch

@@ -65,7 +65,7 @@ def nearest_cells(
         )
         source_y = y - radius + jnp.arange(window[0])[:, None]
         source_x = x - radius + jnp.arange(window[1])
-        inside = (0 <= source_y) & (source_y < height) & (0 <= source_x) & (source_x < width)
+        inside = (source_y >= 0) & (source_y < height) & (source_x >= 0) & (source_x < width)
         allowed = (near & inside.reshape(-1))[:, None] & valid[:, None]
         similarity = jnp.where(allowed, similarity, -jnp.inf).reshape(rows * columns, -1)
         best, index = jax.lax.top_k(similarity, top)

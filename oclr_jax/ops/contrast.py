@@ -87,9 +87,7 @@ def contrastive_loss(
     return (_direction(forward, positive[0]) + _direction(backward, positive[1])) / 2
 
 
-def _direction(
-    scores: Float[Array, "n m"], positive: Float[Array, "k n"]
-) -> Float[Array, ""]:
+def _direction(scores: Float[Array, "n m"], positive: Float[Array, "k n"]) -> Float[Array, ""]:
     p, q = jnp.split(scores.T, 2)
     known = p + q > 0
     fraction = jnp.where(known, p / jnp.where(known, p + q, 1), 0)

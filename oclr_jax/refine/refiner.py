@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, UInt8
 from oclr_jax.errors import UserError
 from oclr_jax.flow import FrameFlow
 from oclr_jax.refine.crf_settings import CRF_PRESETS, DEFAULT_PRESET
+from oclr_jax.oclr.tta.config import VARIANTS as TTA_VARIANTS
 from oclr_jax.refine.feature_cache import FeatureCache, FeatureKey, video_digest
 from oclr_jax.storage import ArrayFile, StoredArray
 from oclr_jax.tracks import StoredProbability, Track
@@ -134,6 +135,12 @@ def _open_crf(preset: str) -> Refiner:
     return CRF(preset)
 
 
+def _open_tta(name: str, weights: str | os.PathLike | None) -> Refiner:
+    from oclr_jax.refine.tta import open_tta
+
+    return open_tta(name, weights)
+
+
 # By name, what makes a refiner. It raises UserError if something that the refiner needs is missing.
 REFINERS: dict[str, Callable[[], Refiner]] = {
     "self": _self_refiner,
@@ -144,6 +151,7 @@ REFINERS: dict[str, Callable[[], Refiner]] = {
 TRAINED: dict[str, Callable[[str | os.PathLike | None], Refiner]] = {
     "select": _open_select,
     "correct": _open_correct,
+    **{name: partial(_open_tta, name) for name in TTA_VARIANTS},
 }
 # Names for several refiners one after the other.
 COMBINED = {"appearance": ("select", "correct")}

@@ -90,6 +90,15 @@ def test_tokens_have_the_documented_shape_and_order():
     assert moved.tolist() == [False] * 6 + [True]
 
 
+def test_the_last_blocks_continue_the_first_ones():
+    model, variables, images = DINO(TINY), random_variables(TINY), random_images(TINY)
+    (whole,) = model.apply(variables, images)
+    for last in (1, 2):
+        tokens = model.apply(variables, images, last, method=DINO.first_blocks)
+        found = model.apply(variables, tokens, last, method=DINO.last_blocks)
+        np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
 def test_attention_does_not_depend_on_the_chunks():
     query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 3, 7, 4))
     scores = np.einsum("bknd,bkmd->bknm", query, key) / 2

@@ -1,0 +1,1 @@
+"""Test-time adaptation: appearance carries the flow model's masks over a video (supplement C)."""
