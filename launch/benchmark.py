@@ -7,7 +7,19 @@ from pathlib import Path
 # Runs from a checkout, installed or not; so do the processes that it spawns.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from launch.speed import aot, data, encodings, flow, infer, metrics, raft, segment, tracking, train
+from launch.speed import (
+    aot,
+    data,
+    encodings,
+    flow,
+    infer,
+    metrics,
+    raft,
+    segment,
+    tracking,
+    train,
+    tta,
+)
 from oclr_jax.command import run_command
 
 BENCHMARKS = {
@@ -21,6 +33,7 @@ BENCHMARKS = {
     "segment": segment,
     "tracking": tracking,
     "train": train,
+    "tta": tta,
 }
 
 

@@ -1,8 +1,9 @@
-"""The vision transformer of DINO, for dense features of images.
+"""The vision transformer of DINO, DINOv2 and MAE, for dense features of images.
 
 Caron et al.: "Emerging Properties in Self-Supervised Vision Transformers" (ICCV 2021). The first
 paper adapts its features to each video (section 3.4); the second paper's selector and corrector
-read them.
+read them. Table 9 of the second paper compares DINOv2 (Oquab et al., 2023) and MAE (He et al.,
+CVPR 2022).
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -17,7 +18,6 @@ from jaxtyping import Array, Float
 from oclr_jax.models.parameters import flatten
 
 NORM_EPSILON = 1e-6
-TRAINED_SIDE = 224  # pixels of the square images that the position embedding was trained on
 CUBIC_A = -0.75  # coefficient of the cubic kernel that interpolates positions
 # The published program adds this to the size of the new grid, so that rounding never loses a row.
 GRID_OFFSET = 0.1
@@ -37,18 +37,30 @@ class DINOConfig:
     depth: int = 12  # blocks
     heads: int = 6  # of attention
     compute_dtype: str = "float32"  # or "bfloat16"; parameters, softmax and residuals stay float32
+    trained_side: int = 224  # pixels of the square images of the position embedding
+    layer_scale: bool = False  # a learned factor per channel on each residual branch (DINOv2)
+    registers: int = 0  # learned tokens without a position (DINOv2 with registers)
 
     def __post_init__(self):
-        for name in ("patch", "width", "depth", "heads"):
+        for name in ("patch", "width", "depth", "heads", "trained_side"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} must be a positive integer: {value!r}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
-        if TRAINED_SIDE % self.patch:
-            raise ValueError(f"patch must divide {TRAINED_SIDE}: {self.patch}")
+        if self.trained_side % self.patch:
+            raise ValueError(f"patch must divide {self.trained_side}: {self.patch}")
+        if type(self.layer_scale) is not bool:
+            raise ValueError(f"layer_scale must be true or false: {self.layer_scale!r}")
+        if type(self.registers) is not int or self.registers < 0:
+            raise ValueError(f"registers must be a whole number from 0: {self.registers!r}")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"compute_dtype must be float32 or bfloat16: {self.compute_dtype!r}")
+
+    @property
+    def extra_tokens(self) -> int:
+        """Tokens before those of the patches: the class token and the registers."""
+        return 1 + self.registers
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -63,12 +75,16 @@ class DINOConfig:
         return cls(**values)
 
 
-# The released models.
+# The released models. MAE ViT-B/16 has the architecture of DINO ViT-B/16.
 MODELS = {
     "ViT-S/8": DINOConfig(),
     "ViT-S/16": DINOConfig(patch=16),
     "ViT-B/8": DINOConfig(width=768, heads=12),
     "ViT-B/16": DINOConfig(patch=16, width=768, heads=12),
+    "DINOv2 ViT-S/14": DINOConfig(patch=14, trained_side=518, layer_scale=True),
+    "DINOv2 ViT-S/14 with registers": DINOConfig(
+        patch=14, trained_side=518, layer_scale=True, registers=4
+    ),
 }
 
 
@@ -79,10 +95,13 @@ class DINO(nn.Module):
 
     def setup(self):
         config = self.config
-        side = TRAINED_SIDE // config.patch
+        side = config.trained_side // config.patch
         embedding = nn.initializers.truncated_normal(0.02)
         self.class_token = self.param("class_token", embedding, (1, 1, config.width))
         self.positions = self.param("positions", embedding, (1, 1 + side**2, config.width))
+        if config.registers:
+            shape = (1, config.registers, config.width)
+            self.register_tokens = self.param("registers", embedding, shape)
         self.patches = nn.Conv(
             config.width,
             (config.patch, config.patch),
@@ -104,8 +123,8 @@ class DINO(nn.Module):
           last: how many blocks, counted from the end.
 
         Returns:
-          `last` arrays of float32. The first of the n = 1 + hw tokens is the class token; the
-          others are the patches, row by row.
+          `last` arrays of float32. The first of the n tokens is the class token, then come the
+          registers, if there are any, then the patches, row by row.
 
         Raises:
           ValueError: the size of the images is not a multiple of the patch, or the model does not
@@ -138,7 +157,7 @@ class DINO(nn.Module):
         return self.norm(tokens)
 
     def embed(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b n c"]:
-        """The tokens before the first block: class token and patches, with their positions."""
+        """The tokens before the first block: class token, registers and patches."""
         patch = self.config.patch
         batch, height, width, _ = images.shape
         if height % patch or width % patch or not min(height, width):
@@ -146,8 +165,15 @@ class DINO(nn.Module):
         patches = self.patches(images).astype(jnp.float32).reshape(batch, -1, self.config.width)
         first = jnp.broadcast_to(self.class_token, (batch, 1, self.config.width))
         positions = jnp.asarray(self.positions)  # loaded parameters are numpy arrays
-        positions = interpolate_positions(positions, height // patch, width // patch)
-        return jnp.concatenate([first, patches], axis=1) + positions
+        # DINOv2 with registers was trained with the other interpolation.
+        interpolate = antialiased_positions if self.config.registers else interpolate_positions
+        positions = interpolate(positions, height // patch, width // patch)
+        tokens = jnp.concatenate([first, patches], axis=1) + positions
+        if not self.config.registers:
+            return tokens
+        registers = jnp.asarray(self.register_tokens)
+        registers = jnp.broadcast_to(registers, (batch, *registers.shape[1:]))
+        return jnp.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1)
 
 
 class Block(nn.Module):
@@ -166,13 +192,19 @@ class Block(nn.Module):
         def dense(name, features, x):
             return nn.Dense(features, dtype=dtype, name=name)(x)
 
+        def scale(name, x):
+            if not self.config.layer_scale:
+                return x
+            return x * self.param(name, nn.initializers.ones, (width,))
+
         packed = dense("qkv", 3 * width, norm("norm1", tokens))
         packed = packed.reshape(*tokens.shape[:2], 3, self.config.heads, -1)
         query, key, value = jnp.moveaxis(packed, (2, 3), (0, 2))
         attended = jnp.moveaxis(attend(query, key, value), 1, 2).reshape(tokens.shape)
-        tokens = tokens + dense("projection", width, attended)
+        tokens = tokens + scale("attention_scale", dense("projection", width, attended))
         hidden = dense("hidden", 4 * width, norm("norm2", tokens))
-        return tokens + dense("output", width, nn.gelu(hidden, approximate=False))
+        output = dense("output", width, nn.gelu(hidden, approximate=False))
+        return tokens + scale("output_scale", output)
 
 
 def attend(
@@ -229,6 +261,20 @@ def interpolate_positions(
     rows, columns = (jnp.asarray(cubic_weights(side, size)) for size in (height, width))
     # Full precision: an accelerator would otherwise round both factors.
     fine = jnp.einsum("yi,xj,ijc->yxc", rows, columns, grid, precision=jax.lax.Precision.HIGHEST)
+    return jnp.concatenate([embedding[:, :1], fine.reshape(1, height * width, -1)], axis=1)
+
+
+def antialiased_positions(
+    embedding: Float[Array, "1 m c"], height: int, width: int
+) -> Float[Array, "1 n c"]:
+    """The same by cubic interpolation (a = -0.5) with antialiasing at the exact scale n / N."""
+    side = round(np.sqrt(embedding.shape[1] - 1))
+    if (height, width) == (side, side):
+        return embedding
+    grid = embedding[0, 1:].reshape(side, side, -1)
+    fine = jax.image.resize(
+        grid, (height, width, grid.shape[-1]), "cubic", precision=jax.lax.Precision.HIGHEST
+    )
     return jnp.concatenate([embedding[:, :1], fine.reshape(1, height * width, -1)], axis=1)
 
 

@@ -135,10 +135,10 @@ def _open_crf(preset: str) -> Refiner:
     return CRF(preset)
 
 
-def _open_tta(name: str, weights: str | os.PathLike | None) -> Refiner:
+def _open_tta(name: str) -> Refiner:
     from oclr_jax.refine.tta import open_tta
 
-    return open_tta(name, weights)
+    return open_tta(name)
 
 
 # By name, what makes a refiner. It raises UserError if something that the refiner needs is missing.
@@ -146,12 +146,12 @@ REFINERS: dict[str, Callable[[], Refiner]] = {
     "self": _self_refiner,
     "crf": partial(_open_crf, DEFAULT_PRESET),
     **{f"crf:{name}": partial(_open_crf, name) for name in CRF_PRESETS if name != DEFAULT_PRESET},
+    **{name: partial(_open_tta, name) for name in TTA_VARIANTS},
 }
 # The same for refiners with trained weights, from a folder of weights or None for the default ones.
 TRAINED: dict[str, Callable[[str | os.PathLike | None], Refiner]] = {
     "select": _open_select,
     "correct": _open_correct,
-    **{name: partial(_open_tta, name) for name in TTA_VARIANTS},
 }
 # Names for several refiners one after the other.
 COMBINED = {"appearance": ("select", "correct")}

@@ -1,6 +1,5 @@
 """Test-time adaptation as a refiner of tracks: OCLR-TTA of the first paper (supplement C)."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -137,17 +136,7 @@ class _Shot:
             track.modal_probability[frame] = self.video.store_probability(probability)
 
 
-def open_tta(name: str, weights: str | os.PathLike | None = None) -> TTARefiner:
-    """Opens a variant of test-time adaptation.
-
-    Args:
-      name: a key of `VARIANTS`.
-      weights: of the image features, name or file; None for DINO ViT-S/8.
-
-    Raises:
-      UserError: the weights are missing, or cannot be used.
-    """
+def open_tta(name: str) -> TTARefiner:
+    """Opens a variant of test-time adaptation. Raises UserError if its weights are missing."""
     config = VARIANTS[name]
-    if weights is not None:
-        config = replace(config, weights=os.fspath(weights))
     return TTARefiner(name, config, load_backbone(config))

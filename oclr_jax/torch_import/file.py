@@ -50,16 +50,18 @@ def read_torch_file(path: str | Path) -> Any:
 def read_state_dict(path: str | Path) -> tuple[dict[str, np.ndarray], int | None]:
     """The named arrays of a checkpoint, and the iteration at which it was saved, if it tells.
 
-    The file holds a state dict, or a dict with one under `model_state_dict` or, in DINO's training
-    checkpoints, `teacher` (what else it holds, such as the optimizer state, is left out). The
-    prefix `module.` is removed if all names share it.
+    The file holds a state dict, or a dict with one under `model_state_dict`, `model` (MAE) or
+    `teacher` (DINO's training checkpoints). What else it holds, such as the optimizer state, is
+    left out. The prefix `module.` is removed if all names share it.
 
     Raises:
       UserError: the file cannot be read or holds no dict of named tensors.
     """
     contents = read_torch_file(path)
     inner = contents if type(contents) is dict else {}
-    wrapped = [key for key in ("model_state_dict", "teacher") if type(inner.get(key)) is dict]
+    wrapped = [
+        key for key in ("model_state_dict", "model", "teacher") if type(inner.get(key)) is dict
+    ]
     state = inner[wrapped[0]] if wrapped else contents
     if type(state) is not dict or not state or not all(type(v) is Tensor for v in state.values()):
         raise UserError(

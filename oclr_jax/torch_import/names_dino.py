@@ -1,4 +1,4 @@
-"""The released DINO checkpoints: their PyTorch names."""
+"""The released DINO, DINOv2 and MAE checkpoints: their PyTorch names."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -13,7 +13,10 @@ from oclr_jax.torch_import.strict import Entry, convolution, import_state, linea
 # in a whole training checkpoint.
 PREFIXES = ("", "backbone.", "teacher.backbone.")
 HEAD_CHANNELS = 64  # of an attention head, in every released model
-PATCHES = (8, 16)  # sides of a patch in the released models
+# Sides of a patch in the released models, and of the images of their position embedding.
+TRAINED_SIDES = {8: 224, 14: 518, 16: 224}
+# Of DINOv2's training: the token of masked patches, which no image has.
+UNUSED = "mask_token"
 AFFINE = {"weight": "scale", "bias": "bias"}
 LAYERS = {"attn.qkv": "qkv", "attn.proj": "projection", "mlp.fc1": "hidden", "mlp.fc2": "output"}
 
@@ -24,11 +27,16 @@ def dino_entries(config: DINOConfig) -> dict[str, Entry]:
         "cls_token": Entry(("params/class_token",)),
         "pos_embed": Entry(("params/positions",)),
     }
+    if config.registers:
+        entries["register_tokens"] = Entry(("params/registers",))
     entries |= with_bias("patch_embed.proj", "params/patches", convolution)
     for index in range(config.depth):
         torch, flax = f"blocks.{index}", f"params/blocks_{index}"
         for norm in ("norm1", "norm2"):
             entries |= _layer_norm(f"{torch}.{norm}", f"{flax}/{norm}")
+        if config.layer_scale:
+            entries[f"{torch}.ls1.gamma"] = Entry((f"{flax}/attention_scale",))
+            entries[f"{torch}.ls2.gamma"] = Entry((f"{flax}/output_scale",))
         for theirs, ours in LAYERS.items():
             entries |= with_bias(f"{torch}.{theirs}", f"{flax}/{ours}", linear)
     return entries | _layer_norm("norm", "params/norm")
@@ -51,7 +59,7 @@ def import_dino(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], DINOCo
     Args:
       state: arrays by PyTorch name; bare, or with one of `PREFIXES` before the names of the
         transformer. With a prefix, arrays outside it (the projection head of the training, the
-        student) are left out.
+        student) are left out, and so is DINOv2's token of masked patches.
 
     Returns:
       "params", nested dicts of float32; and the model they fit.
@@ -63,6 +71,8 @@ def import_dino(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], DINOCo
     prefix = max(found, key=len)
     inside = {name.removeprefix(prefix): a for name, a in state.items() if name.startswith(prefix)}
     config = _config(inside)
+    if config.layer_scale:
+        inside.pop(UNUSED, None)
     return import_state(inside, dino_entries(config), parameter_shapes(config), "a DINO"), config
 
 
@@ -77,6 +87,15 @@ def _config(state: Mapping[str, np.ndarray]) -> DINOConfig:
     if kernel is None or kernel.ndim != 4:
         return DINOConfig(depth=depth)
     width, patch = kernel.shape[0], kernel.shape[-1]
-    if width == 0 or width % HEAD_CHANNELS or patch not in PATCHES:
+    if width == 0 or width % HEAD_CHANNELS or patch not in TRAINED_SIDES:
         return DINOConfig(depth=depth)
-    return DINOConfig(patch, width, depth, width // HEAD_CHANNELS)
+    registers = state.get("register_tokens")
+    return DINOConfig(
+        patch=patch,
+        width=width,
+        depth=depth,
+        heads=width // HEAD_CHANNELS,
+        trained_side=TRAINED_SIDES[patch],
+        layer_scale=any(name.endswith(".ls1.gamma") for name in state),
+        registers=registers.shape[1] if registers is not None and registers.ndim == 3 else 0,
+    )

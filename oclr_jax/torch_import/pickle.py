@@ -2,7 +2,8 @@
 
 Python's unpickler imports the names in a file and calls what it imported. This machine supports a
 fixed list of opcodes and the few names below. It imports nothing and calls only its own functions.
-Containers become dict, list and tuple, tensors become `Tensor`.
+Containers become dict, list and tuple, tensors become `Tensor`. The options of a training program
+(argparse.Namespace) become an empty dict.
 """
 
 import io
@@ -110,6 +111,8 @@ CALLABLE = {
     Name("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     Name("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
 }
+# Training checkpoints carry their program's options as an object of this class.
+NAMESPACE = Name("argparse", "Namespace")
 STORAGES = {Name("torch", name): dtype for name, dtype in STORAGE_TYPES.items()}
 
 PUSH_ARGUMENT = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
@@ -187,7 +190,8 @@ class Machine:
 
     def name(self, module: Any, name: Any) -> None:
         found = Name(module, name)
-        if not (type(module) is type(name) is str) or not (found in CALLABLE or found in STORAGES):
+        known = type(module) is type(name) is str
+        if not known or not (found in CALLABLE or found in STORAGES or found == NAMESPACE):
             shown = f"{module}.{name}" if type(module) is type(name) is str else "an unnamed thing"
             raise Refused(f"it asks for {shown[:120]!r}, which a checkpoint does not need")
         self.stack.append(found)
@@ -200,8 +204,15 @@ class Machine:
             raise Refused("its pickle makes an OrderedDict with arguments")
         self.stack.append(CALLABLE[function](*arguments))
 
+    def new_object(self, _: Any) -> None:
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        if kind != NAMESPACE or arguments != ():
+            raise Refused("its pickle makes an object that no checkpoint needs")
+        self.stack.append({})
+
     def build(self, _: Any) -> None:
-        # State dicts carry `_metadata` as an attribute; nothing in it is needed.
+        # State dicts carry `_metadata` as an attribute, and a Namespace all of its options. Nothing
+        # in them is needed.
         self.stack.pop()
         if type(self.stack[-1]) is not dict:
             raise Refused("its pickle sets attributes of what is not a state dict")
@@ -248,6 +259,7 @@ OPERATIONS = {
         *[machine.stack.pop(), machine.stack.pop()][::-1]
     ),
     "REDUCE": Machine.reduce,
+    "NEWOBJ": Machine.new_object,
     "BUILD": Machine.build,
     "BINPERSID": Machine.storage,
 }

@@ -1,9 +1,12 @@
 """DINO: the published numbers, interpolated positions, attention in chunks, gradients."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import erf
 
 from oclr_jax.models.dino import (
     DINO,
@@ -11,6 +14,7 @@ from oclr_jax.models.dino import (
     IMAGE_STD,
     MODELS,
     DINOConfig,
+    antialiased_positions,
     attend,
     interpolate_positions,
     normalize_images,
@@ -20,6 +24,9 @@ from oclr_jax.models.parameters import flatten, unflatten
 from oclr_jax.torch_import.names_dino import import_dino
 
 TINY = DINOConfig(patch=16, width=16, depth=2, heads=2)
+# DINOv2 with and without registers; positions of 4x4 patches.
+V2 = DINOConfig(patch=14, width=16, depth=2, heads=2, trained_side=56, layer_scale=True)
+REGISTERS = replace(V2, registers=3)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +106,75 @@ def test_the_last_blocks_continue_the_first_ones():
         np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
+def reference(variables: dict, images: np.ndarray, config: DINOConfig) -> np.ndarray:
+    """The model of DINOv2 in float64, written out; images of the trained size."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+    batch, height, width, _ = images.shape
+    rows, columns = height // config.patch, width // config.patch
+    parts = images.reshape(batch, rows, config.patch, columns, config.patch, 3)
+    tokens = np.einsum("brycxi,yxio->brco", parts, params["patches"]["kernel"])
+    tokens = tokens.reshape(batch, rows * columns, -1) + params["patches"]["bias"]
+    first = np.broadcast_to(params["class_token"], (batch, 1, config.width))
+    tokens = np.concatenate([first, tokens], axis=1) + params["positions"]
+    if config.registers:
+        registers = np.broadcast_to(params["registers"], (batch, config.registers, config.width))
+        tokens = np.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1)
+
+    def norm(layer, x):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return x * layer["scale"] + layer["bias"]
+
+    def dense(layer, x):
+        return x @ layer["kernel"] + layer["bias"]
+
+    for index in range(config.depth):
+        block = params[f"blocks_{index}"]
+        packed = dense(block["qkv"], norm(block["norm1"], tokens))
+        query, key, value = np.split(packed, 3, axis=-1)
+        heads = []
+        for one in np.split(np.arange(config.width), config.heads):
+            scores = query[..., one] @ key[..., one].swapaxes(1, 2) / np.sqrt(len(one))
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            heads.append(weights / weights.sum(-1, keepdims=True) @ value[..., one])
+        attended = dense(block["projection"], np.concatenate(heads, axis=-1))
+        tokens = tokens + block["attention_scale"] * attended
+        hidden = dense(block["hidden"], norm(block["norm2"], tokens))
+        hidden = hidden * (1 + erf(hidden / np.sqrt(2))) / 2
+        tokens = tokens + block["output_scale"] * dense(block["output"], hidden)
+    return norm(params["norm"], tokens)
+
+
+@pytest.mark.parametrize("config", [V2, REGISTERS])
+def test_dinov2_agrees_with_its_definition(config):
+    variables = random_variables(config)
+    images = np.random.default_rng(3).standard_normal((2, 56, 56, 3)).astype(np.float32)
+    (found,) = jax.jit(DINO(config).apply)(variables, jnp.asarray(images))
+    assert found.shape == (2, config.extra_tokens + 16, 16)
+    np.testing.assert_allclose(found, reference(variables, images, config), atol=3e-5)
+
+
+def test_positions_with_registers_are_antialiased():
+    """Cubic, a = -0.5, its support widened by the scale where the grid shrinks."""
+    embedding = np.random.default_rng(0).standard_normal((1, 1 + 16, 3)).astype(np.float32)
+
+    def weights(new: int) -> np.ndarray:
+        scale = max(4 / new, 1.0)
+        centre = (np.arange(new) + 0.5) * 4 / new
+        x = np.abs(np.arange(4) + 0.5 - centre[:, None]) / scale
+        near = (1.5 * x - 2.5) * x**2 + 1
+        far = -0.5 * (((x - 5) * x + 8) * x - 4)
+        found = np.where(x <= 1, near, np.where(x < 2, far, 0))
+        return found / found.sum(1, keepdims=True)
+
+    grid = embedding[0, 1:].reshape(4, 4, 3)
+    for height, width in ((2, 3), (4, 7), (9, 4)):
+        expected = np.einsum("yi,xj,ijc->yxc", weights(height), weights(width), grid)
+        found = antialiased_positions(jnp.asarray(embedding), height, width)
+        np.testing.assert_allclose(found[0, 1:], expected.reshape(-1, 3), atol=1e-5)
+        np.testing.assert_array_equal(found[:, 0], embedding[:, 0])
+    assert np.array_equal(antialiased_positions(jnp.asarray(embedding), 4, 4), embedding)
+
+
 def test_attention_does_not_depend_on_the_chunks():
     query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 3, 7, 4))
     scores = np.einsum("bknd,bkmd->bknm", query, key) / 2
@@ -135,19 +211,20 @@ def _sizes(jaxpr):
                 yield from _sizes(getattr(inner, "jaxpr", inner))
 
 
-def test_every_parameter_gets_a_gradient():
-    variables, images = random_variables(TINY), random_images(TINY)
+@pytest.mark.parametrize("config", [TINY, REGISTERS])
+def test_every_parameter_gets_a_gradient(config):
+    variables, images = random_variables(config), random_images(config)
 
     @jax.jit
     def gradient(variables):
         def loss(variables):
-            (tokens,) = DINO(TINY).apply(variables, images)
+            (tokens,) = DINO(config).apply(variables, images)
             return jnp.square(tokens - jax.random.normal(jax.random.key(2), tokens.shape)).mean()
 
         return jax.grad(loss)(variables)
 
     found = flatten(gradient(variables))
-    assert found.keys() == parameter_shapes(TINY).keys()
+    assert found.keys() == parameter_shapes(config).keys()
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in found.values())
     assert not [path for path, leaf in found.items() if float(jnp.abs(leaf).max()) < 1e-4]
 
@@ -162,6 +239,8 @@ def test_number_of_parameters():
         "ViT-S/16": 21_665_664,
         "ViT-B/8": 85_807_872,
         "ViT-B/16": 85_798_656,
+        "DINOv2 ViT-S/14": 22_056_192,
+        "DINOv2 ViT-S/14 with registers": 22_057_728,
     }
 
 
@@ -189,8 +268,9 @@ def test_wrong_sizes_and_settings_are_refused():
         with pytest.raises(ValueError, match=r"last must be in 1\.\.2"):
             DINO(TINY).apply(variables, random_images(TINY), last)
     wrong = {"heads": 5, "depth": 0, "patch": 9, "width": -1, "compute_dtype": "float16"}
+    wrong |= {"layer_scale": 1, "registers": -1, "trained_side": 100}
     for name, value in wrong.items():
-        with pytest.raises(ValueError, match=name):
+        with pytest.raises(ValueError, match="patch" if name == "trained_side" else name):
             DINOConfig(**{name: value})
     assert DINOConfig.from_dict(TINY.to_dict()) == TINY
     with pytest.raises(ValueError, match="exactly the fields"):

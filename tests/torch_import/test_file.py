@@ -1,5 +1,6 @@
 """Reading PyTorch files: what they hold comes out, and hostile ones are refused without harm."""
 
+import argparse
 import os
 import pickle
 import struct
@@ -116,6 +117,21 @@ def test_a_pickle_that_would_run_a_command_is_refused_by_name(tmp_path, containe
         assert "system" in message
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_the_options_of_a_training_program_become_an_empty_dict(tmp_path, protocol):
+    options = argparse.Namespace(arch="vit_small", lr=1e-4, sizes=[1, (2, 3)], ema=None, fp16=True)
+    path = tmp_path / "a.pth"
+    evil = argparse.Namespace(run=Command(f"touch '{tmp_path / 'trace'}'"))
+    for value in (options, evil):
+        body = pickle.dumps({"epoch": 3, "args": value, "step": 7}, protocol)
+        body = body.removeprefix(b"\x80" + bytes([protocol])).removesuffix(b".")
+        w.write_zip(path, body, {})
+        if value is options:
+            assert read_torch_file(path) == {"epoch": 3, "args": {}, "step": 7}
+    assert "system" in refusal(path)
+    assert not (tmp_path / "trace").exists()
+
+
 @pytest.mark.parametrize(
     ("module", "attribute"),
     [("builtins", "eval"), ("torch", "load"), ("torch._utils", "__import__"), ("collections", "x")],
@@ -128,7 +144,6 @@ def test_names_that_are_not_on_the_list_are_refused_by_name(tmp_path, module, at
 @pytest.mark.parametrize(
     ("body", "opcode"),
     [
-        (w.ORDERED_DICT[:-2] + b")\x81", "NEWOBJ"),
         (b"(ios\nsystem\n", "INST"),
         (b"(" + w.name("collections", "OrderedDict") + b"o", "OBJ"),
         (b"\x82\x01", "EXT1"),
@@ -164,6 +179,10 @@ def test_opcodes_that_are_not_on_the_list_are_refused_by_name(tmp_path, body, op
         b"Na",
         b"N(Ne",
         b"}" + w.tuple_of(b"N") + b"Ns",
+        # Objects of other classes, and of this one with arguments or by a call.
+        w.name("collections", "OrderedDict") + b")\x81",
+        w.name("argparse", "Namespace") + w.tuple_of(w.text("x")) + b"\x81",
+        w.name("argparse", "Namespace") + b")R",
         w.text("not a storage") + b"Q",
         w.tuple_of(w.text("module"), b"N", b"N", b"N", b"N") + b"Q",
     ],

@@ -1,6 +1,7 @@
 """Converting released DINO checkpoints: strict, and into the right places."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,21 @@ from oclr_jax.weights.file import load_weights
 from tests.torch_import import torch_writer as w
 
 SMALL = DINOConfig(patch=16, width=64, depth=2, heads=1)
+V2 = DINOConfig(patch=14, width=64, depth=2, heads=1, trained_side=518, layer_scale=True)
+
+
+def random_state(config: DINOConfig) -> dict[str, np.ndarray]:
+    shapes = parameter_shapes(config)
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.standard_normal(entry.torch_shape(shapes), np.float32)
+        for name, entry in dino_entries(config).items()
+    }
 
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, np.ndarray]:
-    shapes = parameter_shapes(SMALL)
-    rng = np.random.default_rng(0)
-    return {
-        name: rng.standard_normal(entry.torch_shape(shapes), np.float32)
-        for name, entry in dino_entries(SMALL).items()
-    }
+    return random_state(SMALL)
 
 
 def save_training(path: Path, state: dict[str, np.ndarray]) -> Path:
@@ -92,12 +98,51 @@ def test_missing_extra_and_misshapen_entries_are_all_listed(tmp_path, state, pre
     )
 
 
+@pytest.mark.parametrize("registers", [0, 4])
+def test_dinov2_with_and_without_registers(tmp_path, registers):
+    config = replace(V2, registers=registers)
+    given = random_state(config)
+    unused = {"mask_token": np.full((1, 64), 7.5, np.float32)}
+    variables, found = import_dino(given | unused)
+    assert found == config
+    numbers = np.concatenate([leaf.ravel() for leaf in flatten(variables).values()])
+    expected = np.concatenate([array.ravel() for array in given.values()])
+    np.testing.assert_array_equal(np.sort(numbers), np.sort(expected))
+    block = variables["params"]["blocks_1"]
+    np.testing.assert_array_equal(block["attention_scale"], given["blocks.1.ls1.gamma"])
+    np.testing.assert_array_equal(block["output_scale"], given["blocks.1.ls2.gamma"])
+
+
+def test_missing_and_extra_entries_of_dinov2_are_all_listed(tmp_path):
+    wrong = random_state(replace(V2, registers=4))
+    del wrong["blocks.0.ls2.gamma"], wrong["norm.bias"]
+    wrong |= {"head.weight": np.zeros((3, 64), np.float32)}
+    wrong["register_tokens"] = np.zeros((2, 4, 64), np.float32)
+    missing, extra, misshapen = refusal(wrong, tmp_path).split("; ")
+    assert missing.endswith("missing: blocks.0.ls2.gamma, norm.bias")
+    assert extra == "extra: head.weight"
+    assert misshapen == "misshapen: register_tokens is [2, 4, 64] and must be [1, 4, 64]."
+
+
+def test_mae_is_a_vit_in_a_dict(tmp_path, state):
+    keys = {name: str(index) for index, name in enumerate(state)}
+    model = w.dict_of({name: w.whole(keys[name], array) for name, array in state.items()})
+    data = {keys[name]: array.tobytes() for name, array in state.items()}
+    path = w.write_zip(tmp_path / "mae.pth", w.dict_of({"model": model}), data)
+    variables, info = load_weights(path, "dino")
+    assert info.model == SMALL
+    np.testing.assert_array_equal(variables["params"]["class_token"], state["cls_token"])
+    # The mask token belongs to MAE's decoder, which the released encoder does not have.
+    with pytest.raises(UserError, match="extra: mask_token"):
+        import_dino(state | {"mask_token": np.zeros((1, 1, 64), np.float32)})
+
+
 def test_arrays_that_fit_no_model_are_compared_with_the_smallest_release(tmp_path, state):
     del (without := dict(state))["patch_embed.proj.weight"]
     assert "missing: patch_embed.proj.weight" in refusal(without, tmp_path)
-    # The patch of 14 pixels of DINOv2.
-    other = state | {"patch_embed.proj.weight": np.zeros((64, 3, 14, 14), np.float32)}
-    message = "proj.weight is [64, 3, 14, 14] and must be [384, 3, 8, 8]"
+    # No release has patches of 12 pixels.
+    other = state | {"patch_embed.proj.weight": np.zeros((64, 3, 12, 12), np.float32)}
+    message = "proj.weight is [64, 3, 12, 12] and must be [384, 3, 8, 8]"
     with pytest.raises(UserError) as caught:
         import_dino(other)
     assert message in str(caught.value)

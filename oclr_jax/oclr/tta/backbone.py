@@ -123,7 +123,7 @@ def _frozen(
 def _adapted(
     variables: Any, tokens: Float16[Array, "b n c"], config: DINOConfig, blocks: int
 ) -> Float[Array, "b m c"]:
-    """Features of unit length of the m = n - 1 patches."""
+    """Features of unit length of the m patches."""
     features = patch_features(config, variables, tokens, blocks)
     norms = jnp.linalg.norm(features, axis=-1, keepdims=True)
     return features / jnp.maximum(norms, 1e-12)
@@ -132,6 +132,8 @@ def _adapted(
 def patch_features(
     config: DINOConfig, variables: Any, tokens: Float16[Array, "b n c"], blocks: int
 ) -> Float[Array, "b m c"]:
-    """Output of the model for the m = n - 1 patches, from the tokens before the last blocks."""
+    """Output of the model for the m patches, from the tokens before the last blocks."""
     tokens = tokens.astype(jnp.float32)
-    return _model(config).apply(variables, tokens, blocks, method=DINO.last_blocks)[:, 1:]
+    return _model(config).apply(variables, tokens, blocks, method=DINO.last_blocks)[
+        :, config.extra_tokens :
+    ]

@@ -61,7 +61,7 @@ def finetune(
     pairs = frame_pairs(ids, shots, config.max_distance)
     if not pairs or not config.steps:
         return backbone
-    step, optimizer = _make_step(backbone.config, config)
+    step, optimizer = make_step(backbone.config, config)
     params = backbone.last_params()
     state = optimizer.init(params)
     rng = np.random.default_rng(config.seed)
@@ -99,9 +99,15 @@ def learning_rate(step: Int[Array, ""] | int, config: TTAConfig) -> Float[Array,
     return config.learning_rate * warmup * jnp.clip(left, 0.0, 1.0)
 
 
-def _make_step(
+def make_step(
     model: DINOConfig, config: TTAConfig
 ) -> tuple[Callable, optax.GradientTransformation]:
+    """Compiles a step of fine-tuning, and makes its optimizer.
+
+    The step is a pure function (parameters of the last blocks, optimizer state, variables of the
+    model, tokens `[2 n c]` of two frames, their positive and negative cells) -> (parameters, state,
+    loss). The state that is given may not be used again.
+    """
     optimizer = optax.adam(partial(learning_rate, config=config))
 
     @partial(jax.jit, donate_argnums=(1,))
