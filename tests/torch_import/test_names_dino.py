@@ -85,13 +85,13 @@ def refusal(state: dict[str, np.ndarray], folder: Path) -> str:
 def test_missing_extra_and_misshapen_entries_are_all_listed(tmp_path, state, prefix):
     wrong = dict(state)
     del wrong["norm.bias"], wrong["blocks.0.attn.qkv.bias"]
-    wrong |= {"blocks.0.ls1.gamma": np.zeros(64, np.float32), "register": np.zeros(3, np.float32)}
+    wrong |= {"blocks.0.attn.table": np.zeros(64, np.float32), "register": np.zeros(3, np.float32)}
     wrong["pos_embed"] = np.zeros((1, 785, 64), np.float32)
     wrong["blocks.1.mlp.fc1.weight"] = np.zeros((64, 256), np.float32)
     named = {prefix + name: array for name, array in wrong.items()}
     missing, extra, misshapen = refusal(named, tmp_path).split("; ")
     assert missing.endswith("missing: blocks.0.attn.qkv.bias, norm.bias")
-    assert extra == "extra: blocks.0.ls1.gamma, register"
+    assert extra == "extra: blocks.0.attn.table, register"
     assert misshapen == (
         "misshapen: pos_embed is [1, 785, 64] and must be [1, 197, 64], "
         "blocks.1.mlp.fc1.weight is [64, 256] and must be [256, 64]."
