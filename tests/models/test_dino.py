@@ -272,7 +272,7 @@ def test_wrong_sizes_and_settings_are_refused():
         with pytest.raises(ValueError, match=r"last must be in 1\.\.2"):
             DINO(TINY).apply(variables, random_images(TINY), last)
     wrong = {"heads": 5, "depth": 0, "patch": 9, "width": -1, "compute_dtype": "float16"}
-    wrong |= {"layer_scale": 1, "registers": -1, "trained_side": 100}
+    wrong |= {"registers": -1, "trained_side": 100}
     for name, value in wrong.items():
         with pytest.raises(ValueError, match="patch" if name == "trained_side" else name):
             DINOConfig(**{name: value})
