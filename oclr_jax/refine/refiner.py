@@ -11,8 +11,8 @@ from jaxtyping import Float, Float32, UInt8
 
 from oclr_jax.errors import UserError
 from oclr_jax.flow import FrameFlow
-from oclr_jax.refine.crf_settings import CRF_PRESETS, DEFAULT_PRESET
 from oclr_jax.oclr.tta.config import VARIANTS as TTA_VARIANTS
+from oclr_jax.refine.crf_settings import CRF_PRESETS, DEFAULT_PRESET
 from oclr_jax.refine.feature_cache import FeatureCache, FeatureKey, video_digest
 from oclr_jax.storage import ArrayFile, StoredArray
 from oclr_jax.tracks import StoredProbability, Track

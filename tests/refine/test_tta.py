@@ -57,7 +57,7 @@ def use(monkeypatch, config: TTAConfig) -> None:
 
 def test_masks_are_refined_and_the_rest_stays(config, tmp_path):
     frames = moving_clip(FRAMES)
-    plain, refined = segment_video(frames), segment_video(frames, refine=["tta"])
+    plain, refined = segment_video(frames, refine=()), segment_video(frames, refine=["tta"])
     assert list(refined.amodal) == list(plain.amodal) == [1, 2]
     assert all(np.array_equal(refined.amodal[id], plain.amodal[id]) for id in (1, 2))
     changed = (refined.masks != plain.masks).any((1, 2))
