@@ -30,7 +30,6 @@ STEPS, CLIPS = 10, 16
 # name: (parallel, devices, accumulate)
 MODES = {
     "one": ("jit", 1, 1),
-    "jit": ("jit", 8, 1),
     "pmap": ("pmap", 8, 1),
     "jit_accumulated": ("jit", 8, 2),
 }

@@ -33,10 +33,11 @@ def given(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     return given
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap", "jit_accumulated"])
+@pytest.mark.parametrize("mode", ["pmap", "jit_accumulated"])
 def test_ten_steps_are_those_of_one_device(given, mode):
     """Metrics, the gradient's norm among them, to 2e-6, and parameters to 1e-6.
 
+    `jit` without accumulation is tested on the toy task, which compiles faster.
     A gradient that is summed over the devices, or not averaged, or taken of an average, and a
     boundary term that is divided by a device's own pixels, are all off by far more.
     """

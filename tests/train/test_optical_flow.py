@@ -1,12 +1,14 @@
 """The task of optical flow: its loss and scores, and the one loop learning from pairs of frames."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from configs.raft import get_config
 from oclr_jax.errors import UserError
@@ -20,6 +22,7 @@ from oclr_jax.train.state import init_state
 from oclr_jax.train.step import make_train_step
 from oclr_jax.train.task import Variables
 from oclr_jax.train.tasks import open_task
+from oclr_jax.train.tasks.optical_flow import OpticalFlow
 from oclr_jax.weights.file import load_weights
 from tests.train.drifts import drifts, drifts_data
 from tests.train.toy import leaves
@@ -50,6 +53,23 @@ def variables(task):
     return task.init_variables(0)
 
 
+class Convolution(nn.Module):
+    """Stands for RAFT: every refinement adds the same convolution of the frames."""
+
+    @nn.compact
+    def __call__(self, first, second, iterations):
+        change = nn.Conv(2, (3, 3))(jnp.concatenate([first, second], axis=-1))
+        return SimpleNamespace(flow=jnp.stack([n * change for n in range(1, iterations + 1)]))
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """The task with a model that compiles in no time, and its variables."""
+    model, frame = Convolution(), jnp.zeros((1, 64, 64, 3))
+    params = model.init(jax.random.key(0), frame, frame, 1)["params"]
+    return OpticalFlow(model, crop=(64, 64), gamma=0.8, iterations=2), Variables(params)
+
+
 def train_flow(config, workdir, data, **options):
     return train(config, workdir, open_task(config), data, **options)
 
@@ -67,7 +87,8 @@ def test_the_gradient_reaches_every_parameter(task, variables):
     assert not lost, lost
 
 
-def test_the_losses_of_parts_average_to_that_of_the_whole(task, variables):
+def test_the_losses_of_parts_average_to_that_of_the_whole(toy):
+    task, variables = toy
     whole = drifts(3, 2, 64, 64)
     whole["valid"][0, 10:] = False  # so the parts know very different numbers of vectors
     whole["flow"][1, :9, :, 0] = 1e4
@@ -85,7 +106,8 @@ def test_the_losses_of_parts_average_to_that_of_the_whole(task, variables):
         np.testing.assert_allclose(mean, value, rtol=1e-5, err_msg=name)
 
 
-def test_a_step_in_parts_or_on_two_devices_is_that_of_the_whole_batch(task, variables):
+def test_a_step_in_parts_or_on_two_devices_is_that_of_the_whole_batch(toy):
+    task, variables = toy
     batch = drifts(5, 2, 64, 64)
     batch["valid"][0, 10:] = False
     optimizer = optax.sgd(0.3)  # Adam would not feel a gradient that is too large
