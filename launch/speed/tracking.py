@@ -27,7 +27,7 @@ from oclr_jax.ops.id_metrics import (
 )
 from oclr_jax.pipeline import segment_video
 
-# The thresholds of tracking were chosen on other seeds.
+# Tracking was developed on seeds 1 and 100. Other seeds test it, and give lower figures.
 SEED = 100
 
 
