@@ -28,14 +28,19 @@ SLOW = pytest.mark.slow
 
 
 def colored_squares(index: int, batch: int, frames: int, height: int, width: int) -> dict:
-    """Squares of their own colours, and predicted masks of them, in another order."""
+    """Squares of their own colours, and predicted masks of them, in another order.
+
+    The predictions miss the first frame.
+    """
     clip = squares(index, batch, frames, height, width)
     colors = np.array([[250, 40, 40], [40, 250, 40], [40, 40, 250]])
     rgb = 90 + (clip["modal"][..., None] * (colors - 90)).sum(axis=-2)
+    predicted = clip["amodal"][..., [2, 0, 1]] * np.uint8(250)
+    predicted[:, 0] = 0
     return {
         "rgb": rgb.astype(np.uint8),
         "modal": clip["modal"],
-        "predicted": clip["amodal"][..., [2, 0, 1]] * np.uint8(250),
+        "predicted": predicted,
         "predicted_order": np.tile(np.float32([9, 1, 2]), (batch, frames, 1)),
     }
 
@@ -185,8 +190,8 @@ def test_a_training_learns(tmp_path, kind):
 def test_predicted_masks_are_matched_to_the_truth():
     batch = colored_squares(0, 2, 3, 16, 16)
     masks, truth = matched_masks({name: jnp.asarray(value) for name, value in batch.items()})
-    np.testing.assert_array_equal(masks, truth)
-    assert truth.any()
+    np.testing.assert_array_equal(masks[:, 1:], truth[:, 1:])
+    assert truth[:, 0].any() and not masks[:, 0].any()
 
 
 def test_settings_that_make_no_model_are_refused():
