@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -168,17 +167,17 @@ class Corrector(nn.Module):
         keys, valid = self._exemplar_keys(exemplars)
         # [k t] queries of objects and backgrounds, or [t n] of the target tokens.
         queries = targets if dense else self._queries(exemplars, t)
-        own_frame = (
-            np.broadcast_to(np.arange(t)[:, None], queries.shape[1:3])
-            if dense
-            else (np.broadcast_to(np.arange(t), queries.shape[1:3]))
-        )
-        own_frame = own_frame.reshape(-1)
-        same_target = jnp.broadcast_to(own_frame[:, None] == np.arange(t), (b, own_frame.size, t))
-        shown = exemplars.frames.reshape(b, 1, -1)
-        same_exemplar = frames[:, own_frame][:, :, None] == shown
-        seen = jnp.ones((b, t), bool)
         shape = queries.shape
+
+        def per_query(of_frames):
+            """`[b t]` values of the queries' frames, for each query `[b n]`."""
+            spread = of_frames[:, :, None] if dense else of_frames[:, None]
+            return jnp.broadcast_to(spread, (b, *shape[1:3])).reshape(b, -1)
+
+        place = jnp.broadcast_to(jnp.arange(t), (b, t))
+        same_target = per_query(place)[:, :, None] == place[:, None]
+        same_exemplar = per_query(frames)[:, :, None] == exemplars.frames.reshape(b, 1, -1)
+        seen = jnp.ones((b, t), bool)
         queries = queries.reshape(b, -1, channels)
         sizes = (config.heads, config.feedforward, config.dropout, not dense, dtype)
         for i in range(config.layers):

@@ -134,8 +134,10 @@ def test_a_gradient_reaches_every_parameter(masks_from):
     largest = {path: float(jnp.abs(leaf).max()) for path, leaf in gradients.items()}
     assert all(np.isfinite(value) for value in largest.values())
     unreached = {path for path, value in largest.items() if value < 1e-6}
-    # The softmax over keys is invariant to a common offset of all keys.
-    assert {path for path in unreached if not path.endswith("key/bias")} == set()
+    # A softmax over keys is invariant to a common offset of all keys, one over queries to a common
+    # offset of all queries.
+    offsets = ("key/bias", "target_attention/query/bias", "exemplar_attention/query/bias")
+    assert {path for path in unreached if not path.endswith(offsets)} == set()
 
 
 def test_clips_are_independent():

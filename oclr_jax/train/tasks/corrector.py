@@ -155,14 +155,17 @@ class CorrectorTask:
         starts = self._starts(part["example_key"])
         inputs = self._inputs(variables, part, masks, quality, starts)
 
-        def apply(inputs, key):
-            inputs = jax.tree.map(lambda x: x[None], inputs)
-            output = Corrector(self.config).apply(
-                {"params": variables.params}, *inputs, train=True, rngs={"dropout": key}
+        def apply(clip):
+            one = jax.tree.map(lambda x: x[clip : clip + 1], inputs)
+            return Corrector(self.config).apply(
+                {"params": variables.params}, *one, train=True, rngs={"dropout": keys[clip, 3]}
             )
-            return jax.tree.map(lambda x: x[0], output)
 
-        output = jax.vmap(apply)(inputs, keys[:, 3])
+        # Each clip has its own dropout key. Unrolled: compiling the gradient of the model under
+        # `jax.vmap` crashes XLA on CPUs (jaxlib 0.10).
+        output = jax.tree.map(
+            lambda *clips: jnp.concatenate(clips), *(apply(i) for i in range(len(masks)))
+        )
         window = self._take_window(truth, starts)
         loss, terms = self._loss(output, window, inputs[2], normalizer)
         return loss, LossAux({"loss": loss, **terms})
