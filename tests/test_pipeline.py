@@ -22,7 +22,9 @@ from oclr_jax.oclr import predict
 from oclr_jax.ops.layering import overlap_order
 from oclr_jax.ops.metrics import jaccard
 from oclr_jax.pipeline import segment_to_folder, segment_video
+from oclr_jax.refine import self_refiner
 from oclr_jax.refine.refiner import REFINERS
+from oclr_jax.refine.self_refiner import SelfRefiner
 from oclr_jax.video.clip import open_clip
 from oclr_jax.video.png import read_ids
 from oclr_jax.video.writer import video_writer
@@ -291,9 +293,12 @@ class KeepsNothing:
         return tracks
 
 
-@pytest.mark.parametrize("refine", [[], ["keeps nothing"]])
+@pytest.mark.parametrize("refine", [[], ["keeps nothing"], ["self"]])
 def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path, monkeypatch, refine):
     monkeypatch.setitem(REFINERS, "keeps nothing", KeepsNothing)
+    monkeypatch.setitem(REFINERS, "self", lambda: SelfRefiner(steps=5))
+    monkeypatch.setattr(self_refiner, "PART_FRAMES", 8)
+    monkeypatch.setattr(self_refiner, "TRAINED_PIXELS", 4096)
     frames = moving_clip(20).repeat(3, axis=1).repeat(3, axis=2)
     there_and_back = np.concatenate([frames, frames[-2:0:-1]])
     peaks = {}
