@@ -107,7 +107,14 @@ def test_parameter_count():
     assert param_count(own["backbone"]) <= 3_000_000
 
 
-@pytest.mark.parametrize("masks_from", ["attention", "alphas", "dense"])
+@pytest.mark.parametrize(
+    "masks_from",
+    [
+        "attention",
+        pytest.param("alphas", marks=pytest.mark.slow),
+        pytest.param("dense", marks=pytest.mark.slow),
+    ],
+)
 def test_a_gradient_reaches_every_parameter(masks_from):
     config = dataclasses.replace(TINY, masks_from=masks_from)
     images, masks, _, exemplars, frames = tiny_inputs()
@@ -135,8 +142,9 @@ def test_a_gradient_reaches_every_parameter(masks_from):
     assert all(np.isfinite(value) for value in largest.values())
     unreached = {path for path, value in largest.items() if value < 1e-6}
     # A softmax over keys is invariant to a common offset of all keys, one over queries to a common
-    # offset of all queries.
+    # offset of all queries, and that of the alphas too.
     offsets = ("key/bias", "target_attention/query/bias", "exemplar_attention/query/bias")
+    offsets += () if masks_from == "alphas" else ("alpha2/bias",)
     assert {path for path in unreached if not path.endswith(offsets)} == set()
 
 
