@@ -25,8 +25,8 @@ from oclr_jax.oclr.strands import (
 from oclr_jax.storage import ArrayFile
 from oclr_jax.tracks import StoredMask, StoredProbability
 
-# Two layers show two objects if neither mask covers more than MAX_SHARED of the other, and the one
-# that comes or goes is shown in at least MIN_APART frames.
+# Two layers show two objects if neither mask covers more than MAX_SHARED of the other, the one that
+# comes or goes is shown in at least MIN_APART frames, and the two do not touch in every frame.
 MAX_SHARED = 0.5
 MIN_APART = 8
 # Of a mask that shows both, each object has at least MIN_PART. It has at least MIN_KEPT of its area
@@ -53,7 +53,7 @@ def split_merged(strands: Sequence[Strand], probabilities: ArrayFile | None = No
             if not _is_steady(strand, end, step):
                 continue
             for other in present[end + step]:
-                if _covers_both(other, strand, end, end + step):
+                if _covers_both(other, strand, end, end + step) and _have_parted(other, strand):
                     _split(other, strand, end, step, present, probabilities)
                     break
 
@@ -74,6 +74,15 @@ def _covers_both(common: Strand, strand: Strand, frame: int, after: int) -> bool
     inside = min(covered_share(own, both), covered_share(other, both)) >= MIN_COVER
     least = min(np.count_nonzero(own), np.count_nonzero(other & ~own))
     return bool(apart and inside and least >= MIN_PART * np.count_nonzero(both))
+
+
+def _have_parted(one: Strand, other: Strand) -> bool:
+    """Whether there is background between two strands in a frame; parts of a body always touch."""
+    for frame in one.amodal.keys() & other.amodal.keys():
+        grown = cv2.dilate(one.amodal[frame].decode().astype(np.uint8), np.ones((3, 3), np.uint8))
+        if not (grown.astype(bool) & other.amodal[frame].decode()).any():
+            return True
+    return False
 
 
 def _split(

@@ -10,29 +10,31 @@ from oclr_jax.tracks import Track
 
 H, W, T, OVERLAP = 32, 96, 10, 4
 FRAMES = 22
+# Frames with background between the two boxes; they touch in all others.
+PARTED = (3, 18)
 
 
-def pair(frame: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two boxes that touch and move to the right together."""
+def pair(frame: int, parted: tuple[int, ...] = PARTED) -> tuple[np.ndarray, np.ndarray]:
+    """Two boxes that move to the right together."""
     upper, lower = np.zeros((2, H, W), bool)
     upper[4:14, 4 + 2 * frame : 16 + 2 * frame] = True
-    lower[14:26, 8 + 2 * frame : 16 + 2 * frame] = True
+    lower[16 if frame in parted else 14 : 26, 8 + 2 * frame : 16 + 2 * frame] = True
     return upper, lower
 
 
-def windows(merged: range) -> list[WindowLayers]:
+def windows(merged: range, parted: tuple[int, ...] = PARTED) -> list[WindowLayers]:
     """Windows of `FRAMES` frames; those that start in `merged` have both boxes in one layer."""
     rng = np.random.default_rng(0)
     images = np.full((FRAMES, H, W, 3), 120.0)
     for frame in range(FRAMES):
-        for mask, colour in zip(pair(frame), ((200, 60, 50), (60, 90, 210)), strict=True):
+        for mask, colour in zip(pair(frame, parted), ((200, 60, 50), (60, 90, 210)), strict=True):
             images[frame][mask] = colour
     images = np.clip(images + rng.normal(0, 12, images.shape), 0, 255).astype(np.uint8)
     made = []
     for start in range(0, FRAMES - OVERLAP, T - OVERLAP):
         masks = np.zeros((T, H, W, 3), bool)
         for at in range(T):
-            upper, lower = pair(start + at)
+            upper, lower = pair(start + at, parted)
             masks[at, ..., 0] = upper | lower if start in merged else upper
             masks[at, ..., 1] = False if start in merged else lower
         probability = np.where(masks, 0.9, 0.1).astype(np.float32)
@@ -55,6 +57,14 @@ def check(tracks: list[Track]) -> None:
 def test_objects_in_one_layer_are_split(merged):
     """At the start, at the end, and in the middle."""
     check(link_windows(windows(merged)))
+
+
+def test_parts_that_always_touch_are_not_split():
+    """As an arm and a body, which move alike for a while."""
+    tracks = link_windows(windows(range(0, 8), parted=()))
+    (whole,) = (track for track in tracks if 0 in track.amodal)
+    upper, lower = pair(0, parted=())
+    assert np.array_equal(whole.amodal[0].decode(), upper | lower)
 
 
 def test_probabilities_are_split_with_the_masks():
