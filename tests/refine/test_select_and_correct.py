@@ -229,6 +229,7 @@ def random_file(path, entries, shapes, dead=()):
     torch_writer.save_state_zip(path, state)
 
 
+@pytest.mark.slow
 def test_released_files_reproduce_the_published_pipeline(tmp_path, monkeypatch):
     """Selection, exemplars, windows and hard masks as in the published program's main loop."""
     folder, cache = tmp_path / "released", tmp_path / "caches" / "oclr_jax" / "weights"

@@ -78,7 +78,9 @@ def run(config, workdir, data=None):
     return train(config, workdir, open_task(config), data or squares_data(config))
 
 
-@pytest.mark.parametrize("kind", ["selector", pytest.param("corrector", marks=SLOW)])
+# The loop resumes in the same way for every task; tests/train/test_resume.py checks it in seconds.
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["selector", "corrector"])
 def test_a_training_resumes_bit_exactly_and_exports_its_weights(tmp_path, kind):
     config = tiny_config(kind)
     data = squares_data(config)
