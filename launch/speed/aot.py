@@ -11,8 +11,8 @@ compiler. Every figure is the compiler's count for one chip and one step, none a
                            step from below
   collectives, MB          number and size of the exchanges between chips
 
-With `--compare FILE`, a JSON of `--json`, the exit status is 1 where a program moves or holds more
-than 2% more than it did; launch/speed/aot.json has the figures of the last change.
+With `--compare FILE`, a JSON of `--json`, the exit status is 1 where a program moves, exchanges or
+holds over 2% more than it did.
 """
 
 import argparse

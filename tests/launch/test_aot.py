@@ -105,9 +105,10 @@ def test_programs_compile_for_a_tpu(tmp_path, capsys):
     aot.main(parse(*tiny, "--programs", *aot.PROGRAMS, "--json", str(file)))
     rows = json.loads(file.read_text())["rows"]
     train, mapped, evaluate, infer = rows.values()
-    # The same step in both ways: one reduction or a few, of the same size, in the same memory.
+    # The same step in the same memory. Under jit the compiler sums most gradients in bfloat16,
+    # before they become float32, so less is exchanged than under pmap.
     assert mapped["temporaries"] == pytest.approx(train["temporaries"], rel=0.05)
-    assert mapped["MB exchanged"] == pytest.approx(train["MB exchanged"], rel=0.05)
+    assert train["MB exchanged"] <= mapped["MB exchanged"] <= 2.01 * train["MB exchanged"]
     assert train["collectives"] > 0
     assert evaluate["collectives"] == infer["collectives"] == 0
     assert train["TFLOP"] > evaluate["TFLOP"] > 0
