@@ -12,7 +12,7 @@ compiler. Every figure is the compiler's count for one chip and one step, none a
   collectives, MB          number and size of the exchanges between chips
 
 With `--compare FILE`, a JSON of `--json`, the exit status is 1 where a program moves, exchanges or
-holds over 2% more than it did.
+holds over 2% more than it did. launch/speed/aot.json has the paper's training step.
 """
 
 import argparse
