@@ -114,6 +114,8 @@ def open_topology(name: str) -> list[Any]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     # Nothing runs; without it jax looks for a TPU in this machine.
     jax.config.update("jax_platforms", "cpu")
+    # A program for other chips can be written to the cache of compiled programs, but not read.
+    jax.config.update("jax_enable_compilation_cache", False)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except Exception as error:  # jax raises many kinds, with the compiler's text
