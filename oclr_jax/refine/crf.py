@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32, UInt8
 
 from oclr_jax.ops.mean_field import exact_filter, mean_field, spatial_filter
 from oclr_jax.ops.permutohedral import Lattice, build_lattice, lattice_filter
 from oclr_jax.refine.crf_settings import CRF_PRESETS, DEFAULT_PRESET, CRFSettings
+from oclr_jax.refine.joint import joint_probability
 from oclr_jax.refine.refiner import RefinerVideo
 from oclr_jax.tracks import StoredMask, Track
 from oclr_jax.video.resize import resize_image
@@ -43,21 +44,17 @@ class CRF:
     def __call__(self, video: RefinerVideo, tracks: list[Track]) -> list[Track]:
         """See `Refiner`. Objects whose probability is nowhere above 0.5 stay as they are."""
         refined = {track.id: replace(track, modal=dict(track.modal)) for track in tracks}
-        front_to_back = sorted(refined.values(), key=lambda track: track.rank)
         height, width = _working_size(video.clip.height, video.clip.width)
         for frame, image in enumerate(video.frames("CRF")):
-            found = {track.id: _soft_mask(track, frame) for track in front_to_back}
-            found = {id: soft for id, soft in found.items() if soft is not None}
+            found = [track for track in refined.values() if _is_found(track, frame)]
             if not found:
                 continue
             image = jnp.asarray(resize_image(image, height, width))
-            soft = [_enlarge(jnp.asarray(soft), height, width) for soft, _ in found.values()]
-            modal = jnp.asarray([modal for _, modal in found.values()])
-            probability = label_probability(jnp.stack(soft), modal)
-            q = dense_crf(image, probability, self.parameters)
+            joint = joint_probability(found, frame, (height, width))
+            q = dense_crf(image, jnp.asarray(joint.transpose(2, 0, 1)), self.parameters)
             labels, q = np.asarray(q.argmax(axis=0)), np.asarray(q)
-            for label, id in enumerate(found, start=1):
-                refined[id].modal[frame] = StoredMask.encode(labels == label, q[label])
+            for label, track in enumerate(found, start=1):
+                track.modal[frame] = StoredMask.encode(labels == label, q[label])
         return [refined[track.id] for track in tracks]
 
 
@@ -114,24 +111,6 @@ def unary_energy(
     return -jnp.log(jnp.clip(probability, settings.floor, 1))
 
 
-@jax.jit
-def label_probability(
-    soft: Float32[Array, "k h w"], modal: Bool[Array, "k"]
-) -> Float32[Array, "labels h w"]:
-    """Joins soft masks to one distribution over the background and the k objects; labels = k + 1.
-
-    Args:
-      soft: foreground probabilities, front to back.
-      modal: which of them are of the visible part only. The others lose what is in front of them.
-    """
-    uncovered, visible = jnp.ones_like(soft[0]), []
-    for own, is_modal in zip(soft, modal, strict=True):
-        visible.append(jnp.where(is_modal, own, own * uncovered))
-        uncovered = uncovered * (1 - own)
-    joint = jnp.stack([jnp.maximum(1 - sum(visible), 0), *visible])
-    return joint / joint.sum(axis=0, keepdims=True)
-
-
 @partial(jax.jit, static_argnums=(1, 2))
 def _bilateral_features(
     image: UInt8[Array, "h w 3"], sigma: float, color_sigma: float
@@ -143,19 +122,10 @@ def _bilateral_features(
     return jnp.concatenate([place, color]).reshape(5, -1)
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def _enlarge(
-    soft: Float32[Array, "h w"], height: int, width: int
-) -> Float32[Array, "height width"]:
-    return jax.image.resize(soft, (height, width), "linear", antialias=False)
-
-
-def _soft_mask(track: Track, frame: int) -> tuple[Float32[np.ndarray, "h w"], bool] | None:
-    """An object's probabilities and whether they are modal; None if nowhere above 0.5."""
-    modal = frame in track.modal_probability
-    stored = (track.modal_probability if modal else track.amodal_probability).get(frame)
-    soft = None if stored is None else stored.decode()
-    return None if soft is None or soft.max() <= 0.5 else (soft, modal)
+def _is_found(track: Track, frame: int) -> bool:
+    """Whether the object's probability is anywhere above 0.5."""
+    stored = track.modal_probability.get(frame) or track.amodal_probability.get(frame)
+    return stored is not None and bool((stored.decode() > 0.5).any())
 
 
 def _working_size(height: int, width: int) -> tuple[int, int]:

@@ -18,8 +18,8 @@ def joint_probability(
     """Returns the probability of the background and of each of k objects at each pixel; c = k + 1.
 
     The masks are soft layers, composed front to back: an object is visible with its own probability
-    times that of no object in front of it. The input is the modal probability of a refiner before,
-    else the amodal one, else 0.
+    times that of no object in front of it. A modal probability, of a refiner before, is already
+    that of the visible part. An object without probabilities has 0.
 
     Args:
       tracks: the objects.
@@ -29,14 +29,14 @@ def joint_probability(
     joint = np.zeros((*size, len(tracks) + 1), np.float32)
     uncovered = np.ones(size, np.float32)
     for index in sorted(range(len(tracks)), key=lambda index: tracks[index].rank):
-        track = tracks[index]
-        stored = track.modal_probability.get(frame) or track.amodal_probability.get(frame)
+        modal = tracks[index].modal_probability.get(frame)
+        stored = modal or tracks[index].amodal_probability.get(frame)
         if stored is not None:
             soft = resize_image(stored.decode(), *size)
-            joint[..., index + 1] = soft * uncovered
+            joint[..., index + 1] = soft if modal else soft * uncovered
             uncovered = uncovered * (1 - soft)
-    joint[..., 0] = uncovered
-    return joint
+    joint[..., 0] = np.maximum(1 - joint.sum(axis=-1), 0)
+    return joint / joint.sum(axis=-1, keepdims=True)
 
 
 def visible_masks(

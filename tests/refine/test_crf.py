@@ -9,7 +9,7 @@ import pytest
 
 from oclr_jax.errors import UserError
 from oclr_jax.refine import crf
-from oclr_jax.refine.crf import CRF, dense_crf, label_probability, unary_energy
+from oclr_jax.refine.crf import CRF, dense_crf, unary_energy
 from oclr_jax.refine.crf_settings import CRF_PRESETS, DEFAULT_PRESET
 from oclr_jax.refine.feature_cache import FeatureCache
 from oclr_jax.refine.refiner import REFINERS, Refiner, RefinerVideo, open_refiners, refine_tracks
@@ -109,15 +109,6 @@ def test_energies_are_those_of_the_published_programs():
     np.testing.assert_allclose(energy("labels"), -np.log(label), rtol=1e-5)
 
 
-def test_amodal_masks_lose_what_is_in_front_of_them():
-    soft = jnp.asarray([[[0.9]], [[0.6]], [[0.5]]], jnp.float32)
-    found = np.asarray(label_probability(soft, jnp.asarray([False, False, True])))[:, 0, 0]
-    visible = np.array([0, 0.9, 0.1 * 0.6, 0.5])  # these exceed 1: nothing is left for background
-    np.testing.assert_allclose(found, visible / visible.sum(), rtol=1e-5)
-    alone = np.asarray(label_probability(soft[1:2], jnp.asarray([False])))[:, 0, 0]
-    np.testing.assert_allclose(alone, [0.4, 0.6], rtol=1e-5)
-
-
 HEIGHT, WIDTH = 47, 61
 
 
@@ -204,11 +195,10 @@ def test_frames_of_one_shape_share_a_program():
     images, ids = scene(3)
     video = make_video(images)
     tracks = soft_tracks(video, ids)
-    for program in (crf._infer, crf.label_probability, crf._bilateral_features, crf._enlarge):
+    for program in (crf._infer, crf._bilateral_features):
         program.clear_cache()
     CRF()(video, tracks)
-    assert crf._infer._cache_size() == crf.label_probability._cache_size() == 1
-    assert crf._bilateral_features._cache_size() == crf._enlarge._cache_size() == 1
+    assert crf._infer._cache_size() == crf._bilateral_features._cache_size() == 1
 
 
 def test_its_settings_are_recorded_by_name():

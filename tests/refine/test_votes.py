@@ -107,6 +107,17 @@ def test_objects_are_composed_by_depth():
     np.testing.assert_allclose(joint_probability(tracks, 0, (1, 4))[0, 0, 1], 0.9, atol=5e-3)
 
 
+def test_modal_probabilities_do_not_lose_what_is_in_front_of_them():
+    video = RefinerVideo(SceneVideo(1).clip, (1, -1), (1, 2))
+    tracks = [Track(id, rank=id, shot=0) for id in (1, 2, 3)]
+    tracks[0].amodal_probability[0] = video.store_probability(np.full((1, 2), 0.9))
+    tracks[1].amodal_probability[0] = video.store_probability(np.full((1, 2), 0.6))
+    tracks[2].modal_probability[0] = video.store_probability(np.full((1, 2), 0.5))
+    visible = np.array([0, 0.9, 0.1 * 0.6, 0.5])  # these exceed 1: nothing is left for background
+    joint = joint_probability(tracks, 0, (1, 2))
+    np.testing.assert_allclose(joint[0, 0], visible / visible.sum(), atol=5e-3)
+
+
 def test_a_part_that_two_objects_share_is_not_lost():
     joint = np.array([[[0.3, 0.4, 0.3], [0.6, 0.4, 0.0], [0.1, 0.2, 0.7]]])
     (one, first), (two, second) = visible_masks(joint)
