@@ -80,6 +80,44 @@ def add_corruption(config: ConfigDict) -> None:
     corruption.max_shift = 3  # frames
 
 
+def refinement_small(config: ConfigDict) -> None:
+    """The data and the schedule of `:small` of selector and corrector, all but its length."""
+    config.model.dropout = 0.0
+    config.data.train = "syn_small"
+    config.data.validation = "syn_small"
+    config.data.frames = 10
+    config.data.stride = 2
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.warmup_steps = 200
+    config.optimizer.decay = "cosine"
+    config.ema_decay = 0.998
+    config.log_every = 20
+    config.evaluate_every = 500
+    config.checkpoint_every = 250
+
+
+def refinement_tiny(config: ConfigDict) -> None:
+    """The smallest selector and corrector, trained for seconds."""
+    config.model.channels = (4, 4, 8)
+    config.model.layers = 1
+    config.model.heads = 2
+    config.model.feedforward = 16
+    config.model.feature_channels = 8
+    config.model.height = 32
+    config.model.width = 48
+    config.data.train = "tiny"
+    config.data.validation = "tiny"
+    config.data.frames = 4
+    config.batch_size = 2
+    config.steps = 60
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.warmup_steps = 5
+    config.log_every = 5
+    config.evaluate_every = 30
+    config.validation_clips = 2
+    config.checkpoint_every = 30
+
+
 def apply_variants(
     config: ConfigDict, names: str, variants: Mapping[str, Callable[[ConfigDict], None]]
 ) -> ConfigDict:

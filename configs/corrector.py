@@ -22,7 +22,13 @@ Tables 6, 7 and 8: --config.model.frames=5, --config.model.exemplars=5, --config
 
 from ml_collections import ConfigDict
 
-from configs.common import add_corruption, apply_variants, base_config
+from configs.common import (
+    add_corruption,
+    apply_variants,
+    base_config,
+    refinement_small,
+    refinement_tiny,
+)
 
 
 def get_config(variants: str = "") -> ConfigDict:
@@ -110,47 +116,19 @@ def _small(config: ConfigDict) -> None:
     config.model.exemplars = 5
     config.model.feature_channels = 96
     config.model.feedforward = 96
-    config.model.dropout = 0.0
-    config.data.train = "syn_small"
-    config.data.validation = "syn_small"
-    config.data.frames = 10
-    config.data.stride = 2
     config.batch_size = 1
     config.steps = 10_000
-    config.optimizer.learning_rate = 5e-4
-    config.optimizer.warmup_steps = 200
-    config.optimizer.decay = "cosine"
-    config.ema_decay = 0.998
-    config.log_every = 20
-    config.evaluate_every = 500
-    config.checkpoint_every = 250
+    refinement_small(config)
 
 
 def _tiny(config: ConfigDict) -> None:
     """Seconds on a CPU: a smoke test."""
     _own(config)
     config.name = "corrector-tiny"
-    config.model.channels = (4, 4, 8)
-    config.model.layers = 1
-    config.model.heads = 2
-    config.model.feedforward = 16
-    config.model.feature_channels = 8
     config.model.frames = 2
     config.model.exemplars = 2
     config.model.backgrounds = 2
-    config.model.height = 32
-    config.model.width = 48
-    config.data.train = "tiny"
-    config.data.validation = "tiny"
-    config.data.frames = 4
-    config.batch_size = 2
-    config.steps = 60
-    config.optimizer.learning_rate = 3e-3
-    config.optimizer.warmup_steps = 5
-    config.log_every = 5
-    config.evaluate_every = 30
-    config.validation_clips = 2
-    config.checkpoint_every = 30
+    refinement_tiny(config)
 
 
 VARIANTS = {"own": _own, "alphas": _alphas, "dense": _dense, "small": _small, "tiny": _tiny}
