@@ -30,6 +30,7 @@ from oclr_jax.results import (
     FrameEntry,
     SegmentationRecord,
     make_record,
+    source_from,
     track_entries,
 )
 from oclr_jax.show.overlay import paint_ids
@@ -185,7 +186,9 @@ def segment_to_folder(
         tracks, moves = run(moving, flows, segmenter, refiners, quiet)
         tracks = [track.at_frames(positions) for track in tracks]
         entries = _write_masks(folder, clip, tracks, overlay, quiet)
-        record = make_record(clip, _settings(segmenter, source, refiners), tracks, entries, moves)
+        settings = _settings(segmenter, source, refiners)
+        path = source_from(output, input)
+        record = make_record(clip, settings, tracks, entries, moves, path)
         write_json(folder / "objects.json", record)
     return record
 

@@ -28,6 +28,7 @@ from oclr_jax.results import (
     SegmentationRecord,
     frame_entry,
     make_record,
+    source_from,
 )
 from oclr_jax.show.overlay import paint_ids
 from oclr_jax.tracks import Track
@@ -100,7 +101,8 @@ def propagate_to_folder(
         objects = [Track(id=int(id), rank=0, shot=0) for id in np.unique(first) if id]
         settings = {"version": oclr_jax.__version__, "propagated_from": Path(mask).name}
         settings |= _settings(backbone, config)
-        record = make_record(clip, settings, objects, entries, moves=True)
+        source = source_from(output, input)
+        record = make_record(clip, settings, objects, entries, moves=True, source=source)
         write_json(folder / "objects.json", record)
     if not quiet:
         print(times.sentence("propagate", clip.count), file=sys.stderr)

@@ -1,11 +1,16 @@
 """The record of a segmented video: the content of objects.json."""
 
-from typing import Any, TypedDict
+import json
+import os
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from pycocotools import mask as coco
 
+from oclr_jax.errors import UserError
+from oclr_jax.files import check_input
 from oclr_jax.tracks import Track
 from oclr_jax.video.clip import Clip
 
@@ -60,6 +65,7 @@ class VideoEntry(TypedDict):
     repeats: list[list[int]]  # [frame, the earlier frame that it repeats and whose masks it has]
     shots: list[list[int]]  # [first frame, last frame] of each
     moves: bool  # false where nothing in the video moves
+    source: NotRequired[str]  # path of the video, seen from the folder of objects.json
 
 
 class SegmentationRecord(TypedDict):
@@ -92,10 +98,11 @@ def make_record(
     tracks: list[Track],
     entries: list[dict[int, FrameEntry]],
     moves: bool,
+    source: str | None = None,
 ) -> SegmentationRecord:
     """Builds the content of objects.json from the entries of each frame by id.
 
-    Objects that are in no frame are left out.
+    Objects that are in no frame are left out. `source` is where the video lies, see `source_from`.
     """
     objects = []
     for track in tracks:
@@ -114,6 +121,8 @@ def make_record(
         shots=[[shot.start, shot.stop - 1] for shot in clip.shots],
         moves=moves,
     )
+    if source is not None:
+        video["source"] = source
     return SegmentationRecord(
         schema_version=SCHEMA_VERSION, video=video, settings=settings, objects=objects
     )
@@ -155,3 +164,61 @@ def encode_rle(mask: Bool[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]) -> RLE:
     """Encodes a binary mask as COCO's run-length code, with its counts as text for JSON."""
     code = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return RLE(size=[int(side) for side in code["size"]], counts=code["counts"].decode("ascii"))
+
+
+def source_from(output: str | os.PathLike, input: str | os.PathLike) -> str:
+    """The path of a video seen from the folder of its results, so that both can move together."""
+    return os.path.relpath(os.path.realpath(input), os.path.realpath(output))
+
+
+def read_record(result: str | os.PathLike) -> SegmentationRecord:
+    """Reads objects.json of a folder of results.
+
+    Raises:
+      UserError: there is none, it is broken, or another version of the schema.
+    """
+    path = Path(result) / "objects.json"
+    if not path.is_file():
+        raise UserError(
+            f"{os.fspath(result)} holds no objects.json; give a folder that `oclr segment` wrote."
+        )
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        version = record["schema_version"]
+        whole = {"frames", "height", "width", "times"} <= set(record["video"])
+        whole = whole and all({"id", "frames"} <= set(entry) for entry in record["objects"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _broken(path) from error
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {version} and {SCHEMA_VERSION} is needed; segment the "
+            "video again."
+        )
+    if not whole:
+        raise _broken(path)
+    return record
+
+
+def find_video(
+    result: str | os.PathLike,
+    record: SegmentationRecord,
+    video: str | os.PathLike | None = None,
+) -> Path:
+    """The video file or the folder of frames that results belong to; `video` is a user's choice.
+
+    Raises:
+      UserError: it is not where it was.
+    """
+    if video is not None:
+        return check_input(video)
+    source = record["video"].get("source")
+    if source is None:
+        raise UserError(f"The results in {os.fspath(result)} do not name their video; give it.")
+    path = Path(os.path.normpath(Path(os.path.realpath(result)) / source))
+    if not path.exists():
+        raise UserError(f"The video {path} is no longer there; give the place it has moved to.")
+    return path
+
+
+def _broken(path: Path) -> UserError:
+    return UserError(f"{path} is no whole record of results; segment the video again.")
