@@ -60,12 +60,13 @@ def run(options: argparse.Namespace) -> None:
 def _evaluation_report(options: argparse.Namespace) -> dict[str, Any]:
     from oclr_jax.evaluate import evaluate_dataset, evaluate_synthetic
 
-    if options.dataset in SYNTHETIC:
-        unused = options.results, options.flow, options.gap, options.protocol, options.refine
-        if any(unused) or options.refine_weights:
+    if options.dataset in SYNTHETIC and options.protocol in (None, "paper"):
+        unused = options.results, options.flow, options.gap, options.refine, options.refine_weights
+        if any(unused):
             raise UserError(
-                f"{options.dataset} is scored with a model, the flow of the dataset and the "
-                "protocol paper; leave out --results, --flow, --gap, --protocol and --refine."
+                f"On {options.dataset} the protocol paper scores the windows of a model with the "
+                "flow of the dataset; leave out --results, --flow, --gap and --refine, or score "
+                "tracks with --protocol sequence-oracle."
             )
         return evaluate_synthetic(
             options.dataset,

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from oclr_jax.datasets.benchmarks import BENCHMARKS, DEVELOPMENT, Benchmark
+from oclr_jax.datasets.benchmarks import BENCHMARKS, DEVELOPMENT, SYNTHETIC, Benchmark
 from oclr_jax.datasets.built import read_built_benchmark
 from oclr_jax.datasets.layouts import BenchmarkSequence, find_benchmark_sequences
 from oclr_jax.errors import UserError
+from oclr_jax.evaluate.synthetic import find_synthetic, synthetic_title
 from oclr_jax.video.folder import FrameFolder
 from oclr_jax.video.images import read_image
 from oclr_jax.video.names import without_junk
@@ -23,6 +24,8 @@ _FOLDER = Benchmark(
     protocols=("paper", "sequence-oracle", "union"),
     single=False,
 )
+# Protocols for synthetic data that are not those of table 1, which `evaluate_synthetic` has.
+ON_TRACKS = ("sequence-oracle", "union")
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,16 @@ class Dataset:
 def open_dataset(name: str, data: str | os.PathLike) -> Dataset:
     """Opens a benchmark by name, or for `folder` frames and annotations in the layout of DAVIS.
 
+    Synthetic data, one of `SYNTHETIC`, are opened with the visible masks as truth.
+
     `data` is the dataset as its authors distribute it, or the output of its TFDS builder, which
     includes flow. Raises UserError if it is neither.
     """
+    if name in SYNTHETIC:
+        sequences = [sequence.as_benchmark() for sequence in find_synthetic(name, data)]
+        title = synthetic_title(name, data)
+        benchmark = Benchmark(name, title, "", "", protocols=ON_TRACKS, single=False)
+        return Dataset(benchmark, title, sequences, {"estimator": "stored with the data", "gap": 1})
     if name == "folder":
         sequences = _folder_sequences(Path(data))
         title = _title(Path(data).resolve().name, sequences, None)

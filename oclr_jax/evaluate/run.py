@@ -6,17 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oclr_jax.datasets.benchmarks import PROTOCOLS, Benchmark
+from oclr_jax.datasets.benchmarks import PROTOCOLS, SYNTHETIC, Benchmark
 from oclr_jax.datasets.layouts import BenchmarkSequence
 from oclr_jax.errors import UserError
-from oclr_jax.evaluate.datasets import Dataset, open_dataset
+from oclr_jax.evaluate.datasets import ON_TRACKS, Dataset, open_dataset
 from oclr_jax.evaluate.mask_folder import read_results
 from oclr_jax.evaluate.output import EvaluationOutput
 from oclr_jax.evaluate.predictions import predict_sequence, with_gap
 from oclr_jax.evaluate.protocols import frame_metrics, match, on_windows
 from oclr_jax.evaluate.scores import Record, score_sequence, summarize
 from oclr_jax.evaluate.settings import evaluation_settings
-from oclr_jax.evaluate.synthetic import find_synthetic, score_synthetic, summarize_synthetic
+from oclr_jax.evaluate.synthetic import (
+    find_synthetic,
+    score_synthetic,
+    summarize_synthetic,
+    synthetic_title,
+)
 from oclr_jax.evaluate.truth import read_truth
 from oclr_jax.flow.source import model_estimator, warn_of_other_flow
 from oclr_jax.oclr.predict import Segmenter, load_segmenter
@@ -54,7 +59,8 @@ def evaluate_dataset(
     """Scores a model, or the folder of masks `results`, on a dataset.
 
     Args:
-      name: of `oclr_jax.datasets.benchmarks.BENCHMARKS`, or `folder` for the user's own data.
+      name: of `oclr_jax.datasets.benchmarks.BENCHMARKS`, `folder` for the user's own data, or one
+        of `SYNTHETIC` for the visible masks of synthetic data.
       data: the dataset's files, or the output of its TFDS builder.
       weights: name or file, None for those of the package.
       flow: an estimator or a folder of flow files; None for the flow that is stored with the
@@ -138,7 +144,7 @@ def evaluate_synthetic(
     """
     sequences = find_synthetic(name, data)
     segmenter = with_gap(load_segmenter(weights, precision, passes, model), 1)
-    title = f"{name} ({Path(data).resolve().parent.name})" if name == "oclr_syn" else "Syn-Val"
+    title = synthetic_title(name, data)
     flow = {"estimator": "stored with the data"}
     settings = evaluation_settings(name, title, ["paper"], None, segmenter, flow, gap=1)
     folder = EvaluationOutput(Path(output) if output else None, settings)
@@ -152,6 +158,12 @@ def evaluate_synthetic(
 
 
 def _check_protocols(dataset: Dataset, protocols: Sequence[str]) -> None:
+    other = [name for name in protocols if name not in ON_TRACKS]
+    if other and dataset.benchmark.name in SYNTHETIC:
+        raise UserError(
+            f"Tracks on {dataset.title} are scored under {' and '.join(ON_TRACKS)}, not under "
+            f"{other[0]}; give paper alone, or leave it out."
+        )
     if "no-oracle" in protocols and "davis-unsupervised" in dataset.benchmark.protocols:
         raise UserError(
             f"The protocol no-oracle is for a single foreground and {dataset.title} has several "

@@ -3,12 +3,15 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, UInt8
 
 from oclr_jax.datasets.built import open_built
+from oclr_jax.datasets.layouts import BenchmarkSequence
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate.scores import Record
 from oclr_jax.flow import FlowFolder, FrameFlow, resize_flow
@@ -16,6 +19,7 @@ from oclr_jax.flow.gaps import take_gaps
 from oclr_jax.oclr.predict import Segmenter, predict_windows
 from oclr_jax.ops.metrics import assign, jaccard, order_accuracy
 from oclr_jax.tracks import modal_layers
+from oclr_jax.video.images import read_image
 from oclr_jax.video.names import natural_sorted, without_junk
 from oclr_jax.video.png import read_ids
 from oclr_jax.video.resize import resize_ids
@@ -34,6 +38,31 @@ class SyntheticSequence:
     amodal: Callable[[], Bool[np.ndarray, "t H W k"]]  # layer 0 in front, empty layers last
     # Visible parts, also less what an occluder hides that is not a layer.
     modal: Callable[[], Bool[np.ndarray, "t H W k"]]
+    stems: list[str]  # names of the frames
+    frame: Callable[[int], UInt8[np.ndarray, "H_frame W_frame 3"]]  # by number, RGB
+
+    def as_benchmark(self) -> BenchmarkSequence:
+        """The same for protocols on tracks; the ids of the truth are those of its layers, from 1.
+
+        The truth is enlarged to the size of the frames.
+        """
+        modal = lru_cache(maxsize=1)(self.modal)
+
+        def annotation(frame: int) -> UInt8[np.ndarray, "h w"]:
+            layers = modal()[frame]
+            ids = (layers * np.arange(1, layers.shape[-1] + 1, dtype=np.uint8)).max(axis=-1)
+            height, width, _ = self.frame(frame).shape
+            return resize_ids(ids, height, width)
+
+        every = list(range(len(self.stems)))
+        return BenchmarkSequence(
+            self.name, self.name, self.stems, self.frame, every, annotation, flow=self.flow
+        )
+
+
+def synthetic_title(name: str, data: str | os.PathLike) -> str:
+    """What the tables call a synthetic dataset."""
+    return f"{name} ({Path(data).resolve().parent.name})" if name == "oclr_syn" else "Syn-Val"
 
 
 def find_synthetic(name: str, data: str | os.PathLike) -> list[SyntheticSequence]:
@@ -45,20 +74,27 @@ def find_synthetic(name: str, data: str | os.PathLike) -> list[SyntheticSequence
 
 
 def _built(data: str | os.PathLike) -> list[SyntheticSequence]:
-    source, _ = open_built("oclr_syn", data)
+    source, metadata = open_built("oclr_syn", data)
+    stems = [f"{frame:05d}" for frame in range(metadata["scene"]["frames"])]
+
+    @lru_cache(maxsize=1)  # a record is decoded as a whole, and sequences are read in order
+    def example(index: int) -> dict[str, Any]:
+        return source[index]
 
     def flow(index: int) -> Float32[np.ndarray, "t h w 4"]:
-        parts = [source[index][f"estimated_{way}_flow"] for way in ("forward", "backward")]
+        parts = [example(index)[f"estimated_{way}_flow"] for way in ("forward", "backward")]
         return np.concatenate(parts, axis=-1).astype(np.float32)
 
     return [
         SyntheticSequence(
             f"validation_{index:06d}",
             lambda index=index: flow(index),
-            lambda index=index: source[index]["amodal_segmentations"] > 0,
+            lambda index=index: example(index)["amodal_segmentations"] > 0,
             lambda index=index: (
-                source[index]["video"]["segmentations"] == np.arange(1, LAYERS + 1, dtype=np.uint8)
+                example(index)["video"]["segmentations"] == np.arange(1, LAYERS + 1, dtype=np.uint8)
             ),
+            stems,
+            lambda frame, index=index: np.asarray(example(index)["video"]["frames"][frame]),
         )
         for index in range(len(source))
     ]
@@ -79,9 +115,12 @@ def _released(root: Path) -> list[SyntheticSequence]:
     if not names:
         raise UserError(f"{frames} has no sequence whose name begins with its number of objects.")
 
+    @cache
+    def files(name: str) -> list[Path]:
+        return natural_sorted(without_junk((frames / name).iterdir()))
+
     def stems(name: str) -> list[str]:
-        files = natural_sorted(without_junk((frames / name).iterdir()))
-        return [path.stem for path in files]
+        return [path.stem for path in files(name)]
 
     def flow(name: str) -> Float32[np.ndarray, "t h w 4"]:
         return np.stack(list(FlowFolder(root, stems(name), (1, -1), sequence=name)))
@@ -100,6 +139,8 @@ def _released(root: Path) -> list[SyntheticSequence]:
             lambda name=name: flow(name),
             lambda name=name: amodal(name),
             lambda name=name: composed(amodal(name)),
+            stems(name),
+            lambda frame, name=name: np.ascontiguousarray(read_image(files(name)[frame])),
         )
         for name in names
     ]

@@ -81,6 +81,9 @@ def test_rendered_data_is_scored_by_modal_and_amodal_masks(tiny_directory, monke
     report = evaluate_synthetic("oclr_syn", tiny_directory)
     assert report["title"] == "oclr_syn (tiny)" and len(report["sequences"]) == 3
     assert 0 < report["mean"]["paper"]["J"] < 1 and 0 < report["mean"]["paper"]["J_amodal"] < 1
+    tracks = evaluate_dataset("oclr_syn", tiny_directory)
+    assert list(tracks["mean"]) == ["sequence-oracle", "union"]
+    assert 0 < tracks["mean"]["union"]["J"] < 1
     with pytest.raises(UserError, match="contains the dataset oclr_syn, not davis2016"):
         evaluate_dataset("davis2016", tiny_directory)
 

@@ -8,7 +8,7 @@ import pytest
 
 from oclr_jax import cli
 from oclr_jax.errors import UserError
-from oclr_jax.evaluate import evaluate_synthetic, run
+from oclr_jax.evaluate import evaluate_dataset, evaluate_synthetic, run
 from oclr_jax.evaluate.synthetic import (
     SyntheticSequence,
     composed,
@@ -38,7 +38,14 @@ def segmenter_that_finds(masks, order):
 
 def sequence_of(amodal):
     flow = np.zeros((len(amodal), 32, 48, 4), np.float32)
-    return SyntheticSequence("one", lambda: flow, lambda: amodal, lambda: composed(amodal))
+    return SyntheticSequence(
+        "one",
+        lambda: flow,
+        lambda: amodal,
+        lambda: composed(amodal),
+        [str(frame) for frame in range(len(amodal))],
+        lambda frame: np.zeros((64, 96, 3), np.uint8),
+    )
 
 
 def layers(amodal, empty=1):
@@ -113,6 +120,9 @@ def test_the_release_has_the_back_layer_first(tmp_path, monkeypatch):
     report = evaluate_synthetic("syn_val_released", root, output=output)
     assert report["mean"] == {"paper": {"J": 1.0, "J_amodal": 1.0, "order": 1.0}}
     assert {path.name for path in output.iterdir()} >= {"metrics.json", "report.html"}
+    tracks = evaluate_dataset("syn_val_released", root, protocols=("sequence-oracle", "union"))
+    assert tracks["mean"]["sequence-oracle"]["J"] == tracks["mean"]["union"]["J"] == 1
+    assert len(tracks["sequences"]["2_a"]["sequence-oracle"]["objects"]) == 2
 
 
 def test_what_is_no_synthetic_data(tmp_path, capsys):
@@ -122,3 +132,10 @@ def test_what_is_no_synthetic_data(tmp_path, capsys):
     arguments = ["--data", str(tmp_path), "--gap", "3"]
     assert cli.main(["evaluate", "--dataset", "oclr_syn", *arguments]) == 2
     assert "leave out" in capsys.readouterr().err
+
+
+def test_protocols_on_tracks_are_named_for_synthetic_data(tmp_path, capsys):
+    root = write_released(tmp_path / "Syn-Val", boxes())
+    arguments = ["--data", str(root), "--protocol", "sequence-oracle,paper"]
+    assert cli.main(["evaluate", "--dataset", "syn_val_released", *arguments]) == 2
+    assert "under sequence-oracle and union" in capsys.readouterr().err
