@@ -41,6 +41,17 @@ def test_segment_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert (tmp_path / "overlay.mp4").stat().st_size > 0
 
 
+def test_refine_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    outputs = run("refine_masks.ipynb", tmp_path, FRAMES=12)
+    text = "".join(output["text"] for output in outputs if output.output_type == "stream")
+    assert "refiners: ['self']" in text and re.search(r"objects refined: \d", text)
+    assert "unrefined: J" in text and "refined: J" in text
+    assert len(list((tmp_path / "mended").glob("*.png"))) == 12
+    shown = [output["data"] for output in outputs if "data" in output]
+    assert sum("image/png" in data for data in shown) == 2
+
+
 def test_look_at_synthetic_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     outputs = run("look_at_synthetic_data.ipynb", tmp_path)
