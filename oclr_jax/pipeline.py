@@ -13,6 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 import oclr_jax
+from oclr_jax.export.exporter import FOLDER as EXPORTS
+from oclr_jax.export.exporter import check_formats, write_formats
+from oclr_jax.export.result import Result
 from oclr_jax.files import staged_output, write_json
 from oclr_jax.flow import FlowEstimator, FlowFolder, FrameFlow, open_source, stream_flow
 from oclr_jax.flow.source import warn_of_other_flow
@@ -40,7 +43,7 @@ from oclr_jax.video.png import write_ids, write_png
 from oclr_jax.video.writer import video_writer
 
 _WRITERS = 2  # threads that compress masks
-Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,7 @@ def segment_to_folder(
     passes: int = 1,
     refine_weights: str | os.PathLike | None = None,
     model: str = "oclr",
+    export: Sequence[str] = (),
 ) -> SegmentationRecord:
     """Segments a video file or a folder of frames into the folder `output`, whole or not at all.
 
@@ -169,10 +173,13 @@ def segment_to_folder(
         `segment_video`.
       overlay: whether to write the overlay video.
       overwrite: replace results that `output` already holds.
+      export: formats in which the result is also written to exports/, see `export.FORMATS`.
 
     Returns the content of objects.json. Raises UserError for anything that cannot be segmented, and
     if `output` already holds results and `overwrite` is not set.
     """
+    if export:
+        check_formats(export)
     refiners = open_refiners(refine, refine_weights)
     # Staged before the first frame is read, so that an output that cannot be written is refused at
     # once.
@@ -190,6 +197,9 @@ def segment_to_folder(
         path = source_from(output, input)
         record = make_record(clip, settings, tracks, entries, moves, path)
         write_json(folder / "objects.json", record)
+        if export:
+            (folder / EXPORTS).mkdir()
+            write_formats(folder / EXPORTS, export, [Result(record, clip.stems, clip.frames)])
     return record
 
 
@@ -281,8 +291,8 @@ def _settings(
 
 
 def _in_order(
-    workers: ThreadPoolExecutor, function: Callable[..., Result], items: Iterable[tuple]
-) -> Iterator[Result]:
+    workers: ThreadPoolExecutor, function: Callable[..., Value], items: Iterable[tuple]
+) -> Iterator[Value]:
     """Yields function(*item) for each item, in order; only a few are computed ahead."""
     waiting: deque = deque()
     for item in items:

@@ -2,8 +2,18 @@
 
 import json
 import os
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import (
+    Any,
+    NotRequired,
+    TypedDict,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -19,7 +29,8 @@ from oclr_jax.video.clip import Clip
 SCHEMA_VERSION = 2
 # Everything that `oclr segment` writes into its output folder, the record last; nothing else there
 # is touched.
-RESULT_NAMES = ("masks", "amodal", "overlay.mp4", "objects.json")
+RESULT_NAMES = ("masks", "amodal", "overlay.mp4", "exports", "objects.json")
+_MASKS = ("modal", "amodal")
 
 
 class RLE(TypedDict):
@@ -166,13 +177,42 @@ def encode_rle(mask: Bool[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]) -> RLE:
     return RLE(size=[int(side) for side in code["size"]], counts=code["counts"].decode("ascii"))
 
 
+def decode_rle(rle: RLE) -> Bool[np.ndarray, "h w"]:
+    """Decodes COCO's run-length code.
+
+    `pycocotools` does not notice a code that is too short, and fills the rest with whatever is in
+    memory. Raises ValueError for a code that does not fill the mask.
+    """
+    height, width = rle["size"]
+    bytes_ = np.frombuffer(rle["counts"].encode("ascii"), np.uint8).astype(np.int64) - 48
+    if bytes_.size and (bytes_.min() < 0 or bytes_.max() > 63 or bytes_[-1] & 32):
+        raise ValueError("not a run-length code")
+    # Groups of 5 bits, the lowest first; bit 6 says that another one follows, and the highest bit
+    # of the last group is the sign.
+    ends = np.flatnonzero(~bytes_ & 32)
+    starts = np.concatenate([[0], ends[:-1] + 1]) if ends.size else ends
+    if ends.size and (ends - starts).max() > 11:
+        raise ValueError("not a run-length code")
+    place = 5 * (np.arange(bytes_.size) - np.repeat(starts, ends - starts + 1))
+    counts = np.add.reduceat((bytes_ & 31) << place, starts) if ends.size else ends
+    counts = counts - ((bytes_[ends] & 16) << 1 << place[ends])
+    # From the fourth on, each count is the difference from the one before the last.
+    counts[1::2], counts[2::2] = np.cumsum(counts[1::2]), np.cumsum(counts[2::2])
+    if (counts < 0).any() or int(counts.sum()) != height * width:
+        raise ValueError(f"the run-length code does not fill {height}x{width} pixels")
+    inside = np.arange(counts.size) % 2 == 1
+    return np.repeat(inside, counts).reshape(width, height).T
+
+
 def source_from(output: str | os.PathLike, input: str | os.PathLike) -> str:
     """The path of a video seen from the folder of its results, so that both can move together."""
     return os.path.relpath(os.path.realpath(input), os.path.realpath(output))
 
 
 def read_record(result: str | os.PathLike) -> SegmentationRecord:
-    """Reads objects.json of a folder of results.
+    """Reads objects.json of a folder of results and checks it against the schema.
+
+    The run-length codes are checked when they are decoded.
 
     Raises:
       UserError: there is none, it is broken, or another version of the schema.
@@ -185,17 +225,18 @@ def read_record(result: str | os.PathLike) -> SegmentationRecord:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         version = record["schema_version"]
-        whole = {"frames", "height", "width", "times"} <= set(record["video"])
-        whole = whole and all({"id", "frames"} <= set(entry) for entry in record["objects"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise _broken(path) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _broken(path, "it has no schema version") from error
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {version} and {SCHEMA_VERSION} is needed; segment the "
             "video again."
         )
-    if not whole:
-        raise _broken(path)
+    try:
+        _check_type(record, SegmentationRecord, "it")
+        _check_numbers(record)
+    except ValueError as error:
+        raise _broken(path, str(error)) from error
     return record
 
 
@@ -220,5 +261,50 @@ def find_video(
     return path
 
 
-def _broken(path: Path) -> UserError:
-    return UserError(f"{path} is no whole record of results; segment the video again.")
+def _broken(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is no whole record of results: {reason}; segment the video again.")
+
+
+def _check_type(value: Any, expected: Any, where: str) -> None:
+    """Raises ValueError unless a JSON value has a type that is made of TypedDict, list, scalars."""
+    if expected is Any:
+        return
+    if is_typeddict(expected):
+        hints = _hints(expected)
+        given = value if isinstance(value, dict) else {}
+        lacking = sorted(expected.__required_keys__ - given.keys())
+        if lacking:
+            raise ValueError(f"{where} has no {', '.join(lacking)}")
+        for name in hints.keys() & given.keys():
+            _check_type(given[name], hints[name], name)
+        return
+    kind = get_origin(expected) or expected
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(f"{where} is not of the type {kind.__name__}")
+    if kind is list:
+        for item in value:
+            _check_type(item, get_args(expected)[0], where)
+
+
+@lru_cache
+def _hints(typed_dict: Any) -> dict[str, Any]:
+    return get_type_hints(typed_dict)
+
+
+def _check_numbers(record: SegmentationRecord) -> None:
+    """Raises ValueError for numbers that no result has."""
+    video, ids = record["video"], [entry["id"] for entry in record["objects"]]
+    size = [video["height"], video["width"]]
+    if min(*size, video["frames"], video["fps"], *video["pixel_aspect"]) <= 0:
+        raise ValueError("a size or rate of the video is not above 0")
+    if len(video["times"]) != video["frames"] or len(video["pixel_aspect"]) != 2:
+        raise ValueError("video does not have one time for each frame")
+    if len(set(ids)) < len(ids) or not all(0 < id < 256 for id in ids):
+        raise ValueError("the ids of the objects are not different numbers from 1 to 255")
+    for entry in record["objects"]:
+        frames = [found["frame"] for found in entry["frames"]]
+        rising = all(a < b for a, b in pairwise([-1, *frames, video["frames"]]))
+        if not frames or not rising:
+            raise ValueError(f"the frames of object {entry['id']} are not those of the video")
+        if any(found[mask]["size"] != size for found in entry["frames"] for mask in _MASKS):
+            raise ValueError(f"a mask of object {entry['id']} has not the size of the video")

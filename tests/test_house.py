@@ -23,7 +23,7 @@ FLOORS = (
     {"models", "tracks"},
     {"torch_import", "datasets"},
     {"weights", "show", "results"},
-    {"flow"},
+    {"flow", "export"},
     {"oclr"},
     {"refine"},
     {"pipeline", "propagate", "mask_folder", "train"},
@@ -44,7 +44,7 @@ ALSO_ALLOWED = {
 NO_JAX = {"oclr_jax", "data_pipelines", "configs"}
 NO_JAX |= {f"oclr_jax.{room}" for room in ("types", "errors", "signals", "command", "files")}
 NO_JAX |= {f"oclr_jax.{room}" for room in ("flow", "video", "storage", "tracks", "results", "show")}
-NO_JAX |= {"oclr_jax.datasets"}
+NO_JAX |= {"oclr_jax.datasets", "oclr_jax.export"}
 # Inside a room that is otherwise free of jax.
 WITH_JAX = {"oclr_jax.flow.raft"}
 FLAX = {"oclr_jax.models", "oclr_jax.train"}

@@ -1,12 +1,18 @@
 """The record of results is read back, and leads to its video."""
 
 import json
+import warnings
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from pycocotools import mask as coco
 
 from oclr_jax import pipeline
 from oclr_jax.errors import UserError
-from oclr_jax.results import SCHEMA_VERSION, find_video, read_record
+from oclr_jax.results import SCHEMA_VERSION, decode_rle, encode_rle, find_video, read_record
 from tests.clips import motion_segmenter, moving_clip, write_frames
 
 
@@ -48,3 +54,22 @@ def test_what_is_no_record(tmp_path, text, says):
         (tmp_path / "objects.json").write_text(text)
     with pytest.raises(UserError, match=says):
         read_record(tmp_path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=40)), st.integers(1, 30))
+def test_masks_come_back(small, scale):
+    mask = np.kron(small, np.ones((scale, scale))).astype(bool)
+    code = encode_rle(mask)
+    assert np.array_equal(decode_rle(code), mask)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        assert np.array_equal(coco.decode(code).astype(bool), mask)
+
+
+@pytest.mark.parametrize(
+    "counts", ["", "5220", "522077", "6", "zz", "ü", "~~~", "P" * 30, "0" * 30]
+)
+def test_broken_codes_are_refused(counts):
+    with pytest.raises(ValueError):
+        decode_rle({"size": [4, 5], "counts": counts})

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 import oclr_jax
-from oclr_jax.cli import evaluate, flow, masks, propagate, segment, weights
+from oclr_jax.cli import evaluate, export, flow, masks, propagate, segment, weights
 from oclr_jax.command import run_command
 from oclr_jax.errors import UserError
 
@@ -32,6 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"oclr {oclr_jax.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     segment.add(commands)
+    export.add_export(commands)
+    export.add_inspect(commands)
     propagate.add(commands)
     evaluate.add(commands)
     masks.add_refine(commands)

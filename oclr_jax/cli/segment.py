@@ -2,7 +2,15 @@
 
 import argparse
 
-from oclr_jax.cli.options import add_command, add_model_options, add_video, refiner_names
+from oclr_jax.cli.export import FORMATS
+from oclr_jax.cli.options import (
+    add_command,
+    add_model_options,
+    add_video,
+    names,
+    not_empty,
+    refiner_names,
+)
 
 
 def add(commands) -> None:
@@ -11,6 +19,12 @@ def add(commands) -> None:
     add_video(parser, "folder for masks, amodal masks, objects.json and overlay.mp4")
     add_model_options(parser)
     parser.add_argument("--no-overlay", action="store_true", help="do not write overlay.mp4")
+    parser.add_argument(
+        "--export",
+        metavar="FORMATS",
+        type=not_empty("--export"),
+        help=f"also write the result to OUTPUT/exports in these formats, of {FORMATS}",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace results in OUTPUT")
 
 
@@ -31,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
         refine_weights=options.refine_weights,
         model=options.model,
         quiet=options.quiet,
+        export=names(options.export),
     )
     if not record["video"]["moves"]:
         print(f"Nothing moves in {options.input}: the masks are empty.")
