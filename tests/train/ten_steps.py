@@ -1,7 +1,7 @@
 """Ten steps in different modes on the devices that there are; the results go into a file.
 
 A separate program, because the number of devices is fixed when jax starts:
-`python tests/train/ten_steps.py OUT.npz`.
+`python tests/train/ten_steps.py toy|model OUT.npz`.
 """
 
 import sys
@@ -76,12 +76,9 @@ def ten_steps(
 
 
 if __name__ == "__main__":
-    given = {}
-    start = jax.device_get(TASK.init_variables(0))
-    for name, mode in MODES.items():
-        given[name] = ten_steps(TASK, start, clips, *mode)
-    toy = Toy()
-    start = jax.device_get(toy.init_variables(0))
-    for name, mode in TOY_MODES.items():
-        given[name] = ten_steps(toy, start, lambda index: toy_batch(index, 8), *mode)
-    np.savez(sys.argv[1], **{f"{mode}:{n}": x for mode, r in given.items() for n, x in r.items()})
+    kind, path = sys.argv[1:]
+    task, modes = (Toy(), TOY_MODES) if kind == "toy" else (TASK, MODES)
+    batch_of = (lambda index: toy_batch(index, 8)) if kind == "toy" else clips
+    start = jax.device_get(task.init_variables(0))
+    given = {name: ten_steps(task, start, batch_of, *mode) for name, mode in modes.items()}
+    np.savez(path, **{f"{mode}:{n}": x for mode, r in given.items() for n, x in r.items()})

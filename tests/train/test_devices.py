@@ -18,12 +18,11 @@ from oclr_jax.train import devices, processes
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def given(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+def ten_steps(kind: str, folder: Path) -> dict[str, dict[str, np.ndarray]]:
     """The results of ten_steps.py by mode: metrics of every step, parameters and model state."""
-    path = tmp_path_factory.mktemp("ten_steps") / "given.npz"
+    path = folder / "given.npz"
     flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
-    command = [sys.executable, "tests/train/ten_steps.py", path]
+    command = [sys.executable, "tests/train/ten_steps.py", kind, path]
     out = subprocess.run(command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     given = {}
@@ -33,15 +32,25 @@ def given(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     return given
 
 
+@pytest.fixture(scope="module")
+def of_the_model(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+    return ten_steps("model", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def of_the_toy(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+    return ten_steps("toy", tmp_path_factory.mktemp("toy"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["pmap", "jit_accumulated"])
-def test_ten_steps_are_those_of_one_device(given, mode):
+def test_ten_steps_of_the_model_are_those_of_one_device(of_the_model, mode):
     """Metrics, the gradient's norm among them, to 2e-6, and parameters to 1e-6.
 
-    `jit` without accumulation is tested on the toy task, which compiles faster.
     A gradient that is summed over the devices, or not averaged, or taken of an average, and a
     boundary term that is divided by a device's own pixels, are all off by far more.
     """
-    one, ours = given["one"], given[mode]
+    one, ours = of_the_model["one"], of_the_model[mode]
     assert one.keys() == ours.keys()
     assert {"metrics/loss", "metrics/grad_norm", "metrics/boundary"} < one.keys()
     assert one["metrics/loss"][-1] < 0.95 * one["metrics/loss"][0]
@@ -51,9 +60,9 @@ def test_ten_steps_are_those_of_one_device(given, mode):
 
 
 @pytest.mark.parametrize("mode", ["toy_jit", "toy_pmap"])
-def test_model_state_is_that_of_one_device(given, mode):
-    """Batch statistics are those of the whole batch, on two devices, jit or pmap."""
-    one, ours = given["toy_one"], given[mode]
+def test_ten_steps_are_those_of_one_device(of_the_toy, mode):
+    """Also batch statistics, which are those of the whole batch; on two devices, jit or pmap."""
+    one, ours = of_the_toy["toy_one"], of_the_toy[mode]
     assert one.keys() == ours.keys()
     assert one["metrics/loss"][-1] < 0.8 * one["metrics/loss"][0]
     assert np.ptp(one["batch_stats/norm/mean"]) > 0.1
