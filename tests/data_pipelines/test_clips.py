@@ -245,7 +245,7 @@ def test_joined_sequences_are_concatenated(tiny_directory):
             np.testing.assert_array_equal(joined[index][name], value)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_training_reads_extra_datasets(tiny_directory, tmp_path, workers):
     older = _copy(tiny_directory, tmp_path / "older", data_version="1.0.0")
     loader = load(tiny_directory, extra_datasets=(older,), workers=workers)

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from oclr_jax.train.record.journal import read_rows
 from oclr_jax.weights.file import load_weights
 
@@ -58,6 +60,7 @@ def test_ctrl_c_saves_and_the_command_goes_on(tmp_path, data_dir):
     assert "step/s" not in errors  # no terminal, no progress bar
 
 
+@pytest.mark.slow
 def test_scenes_are_rendered_while_training(tmp_path, data_dir):
     training = start(
         "--config=configs/oclr_flow.py:tiny",

@@ -76,7 +76,7 @@ def test_parameter_count():
     assert param_count(own["backbone"]) <= 3_000_000
 
 
-@pytest.mark.parametrize("predicts", ["error_map", "score"])
+@pytest.mark.parametrize("predicts", ["error_map", pytest.param("score", marks=pytest.mark.slow)])
 def test_a_gradient_reaches_every_parameter(predicts):
     config = dataclasses.replace(TINY, predicts=predicts)
     images, masks, _ = tiny_inputs()

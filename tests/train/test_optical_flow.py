@@ -153,6 +153,7 @@ def test_scores_against_numpy_in_double_precision(task, variables):
     assert "dis_epe" not in mean_scores({name: float(value) for name, value in sums.items()})
 
 
+@pytest.mark.slow
 def test_the_error_falls(tmp_path, config):
     config.update({"steps": 60, "log_every": 10, "evaluate_every": 60, "checkpoint_every": 60})
     train_flow(config, tmp_path, drifts_data(config, different=2))

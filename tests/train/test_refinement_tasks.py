@@ -24,7 +24,6 @@ from tests.train.toy import assert_same, leaves
 
 KINDS = ("selector", "corrector")
 # Compiling takes most of the time, so that one of the two is tested by default.
-SLOW = pytest.mark.slow
 
 
 def colored_squares(index: int, batch: int, frames: int, height: int, width: int) -> dict:
@@ -130,7 +129,8 @@ def task_and_gradient(kind: str):
     return task, variables, batch, gradient
 
 
-@pytest.mark.parametrize("kind", ["selector", pytest.param("corrector", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_does_not_depend_on_how_a_batch_is_split(kind):
     task, variables, batch, gradient = task_and_gradient(kind)
     whole = jnp.float32(task.loss_normalizer(batch))
