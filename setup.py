@@ -36,7 +36,7 @@ setup(
         include=["oclr_jax", "oclr_jax.*", "data_pipelines", "data_pipelines.*"]
     ),
     # setuptools adds py.typed by itself.
-    package_data={"oclr_jax": ["weights/shipped/*.safetensors", "datasets/*.json"]},
+    package_data={"oclr_jax": ["weights/shipped/*.safetensors", "datasets/*.json", "web/static/*"]},
     entry_points={"console_scripts": ["oclr = oclr_jax.cli:main"]},
     install_requires=[
         # 0.10 is the last jax for Python 3.11.
@@ -74,6 +74,10 @@ setup(
         "gcs": ["gcsfs>=2026.10"],
         # Generation on a Beam cluster, through TFDS.
         "beam": ["apache-beam>=2.77"],
+        # The local page: `oclr serve`, `oclr view`.
+        "web": ["starlette>=1.10,<2", "uvicorn>=0.54,<1"],
+        # To drive Chromium in the tests of the page.
+        "browser": ["playwright>=1.65,<2"],
         # The compiler of TPU programs, for `launch/benchmark.py aot` on a machine without a TPU.
         "aot": ["jax[tpu]"],
         "test": [
@@ -87,6 +91,8 @@ setup(
             "nbclient>=0.11",
             "nbformat>=5.11",
             "ipykernel>=7.4",
+            # Starlette's client for tests.
+            "httpx2>=2.16",
             # To build the wheel that a test inspects.
             "setuptools>=80",
             # To lint the shell scripts.

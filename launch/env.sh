@@ -18,6 +18,6 @@ print(hashlib.sha256(inputs.encode()).hexdigest())' "$checkout")
 if [ "$(cat "$checkout/.venv/installed" 2>/dev/null)" != "$stamp" ]; then
   echo "Installing into .venv (once; downloads 1.5 GB) ..." >&2
   "$base_python" -m venv --clear "$checkout/.venv" || exit 1
-  "$venv_python" -m pip install --quiet --use-pep517 -e "${checkout}[data,test]" || exit 1
+  "$venv_python" -m pip install --quiet --use-pep517 -e "${checkout}[data,test,web]" || exit 1
   echo "$stamp" >"$checkout/.venv/installed"
 fi

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -19,10 +20,11 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from pycocotools import mask as coco
 
-from oclr_jax.errors import UserError
+from oclr_jax.errors import InputWarning, UserError
 from oclr_jax.files import check_input
 from oclr_jax.tracks import Track
 from oclr_jax.video.clip import Clip
+from oclr_jax.video.names import natural_sorted
 
 # Since 2, amodal/<id> has no files of frames in which the object is absent, and refiners are
 # recorded.
@@ -238,6 +240,28 @@ def read_record(result: str | os.PathLike) -> SegmentationRecord:
     except ValueError as error:
         raise _broken(path, str(error)) from error
     return record
+
+
+def mask_stems(result: str | os.PathLike, record: SegmentationRecord) -> list[str]:
+    """The name, without suffix, of each frame's files in a folder of results.
+
+    Raises:
+      UserError: the masks there are not those of the record.
+    """
+    folder = Path(result) / "masks"
+    with warnings.catch_warnings():
+        # That the order of names is ambiguous was said when the video was read.
+        warnings.simplefilter("ignore", InputWarning)
+        stems = [path.stem for path in natural_sorted(folder.glob("*.png"))]
+    entries = [found for entry in record["objects"] for found in entry["frames"]]
+    if len(stems) != record["video"]["frames"] or any(
+        stems[found["frame"]] != found["stem"] for found in entries
+    ):
+        raise UserError(
+            f"The files in {folder} are not those of objects.json beside them; segment the video "
+            "again."
+        )
+    return stems
 
 
 def find_video(

@@ -24,10 +24,10 @@ FLOORS = (
     {"torch_import", "datasets"},
     {"weights", "show", "results"},
     {"flow", "export"},
-    {"oclr"},
+    {"oclr", "corrections"},
     {"refine"},
     {"pipeline", "propagate", "mask_folder", "train"},
-    {"evaluate"},
+    {"evaluate", "web"},
     {"cli"},
 )
 FLOOR_OF = {f"oclr_jax.{room}": floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -44,7 +44,7 @@ ALSO_ALLOWED = {
 NO_JAX = {"oclr_jax", "data_pipelines", "configs"}
 NO_JAX |= {f"oclr_jax.{room}" for room in ("types", "errors", "signals", "command", "files")}
 NO_JAX |= {f"oclr_jax.{room}" for room in ("flow", "video", "storage", "tracks", "results", "show")}
-NO_JAX |= {"oclr_jax.datasets", "oclr_jax.export"}
+NO_JAX |= {f"oclr_jax.{room}" for room in ("datasets", "export", "corrections", "web")}
 # Inside a room that is otherwise free of jax.
 WITH_JAX = {"oclr_jax.flow.raft"}
 FLAX = {"oclr_jax.models", "oclr_jax.train"}
@@ -185,6 +185,7 @@ def test_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path):
     # A folder without __init__.py, or a data file that setup.py forgot, would be missing.
     wanted = python_files("oclr_jax", "data_pipelines")
     wanted += [*(ROOT / "oclr_jax").rglob("*.safetensors"), *(ROOT / "oclr_jax").rglob("*.json")]
+    wanted += [*(ROOT / "oclr_jax" / "web" / "static").iterdir()]
     wanted += [ROOT / package / "py.typed" for package in tops]
     assert {path.relative_to(ROOT).as_posix() for path in wanted} <= set(names)
 

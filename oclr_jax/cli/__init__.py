@@ -5,7 +5,17 @@ import os
 from collections.abc import Sequence
 
 import oclr_jax
-from oclr_jax.cli import evaluate, export, flow, masks, propagate, segment, weights
+from oclr_jax.cli import (
+    apply,
+    evaluate,
+    export,
+    flow,
+    masks,
+    propagate,
+    segment,
+    serve,
+    weights,
+)
 from oclr_jax.command import run_command
 from oclr_jax.errors import UserError
 
@@ -38,6 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add(commands)
     masks.add_refine(commands)
     masks.add_select(commands)
+    serve.add_serve(commands)
+    serve.add_view(commands)
+    apply.add(commands)
     flow.add(commands)
     weights.add_convert(commands)
     weights.add_weights(commands)

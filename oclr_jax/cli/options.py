@@ -39,6 +39,18 @@ def add_video(parser: argparse.ArgumentParser, output: str) -> None:
     )
 
 
+def add_result(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "result", metavar="RESULT", type=not_empty("RESULT"), help="folder that `segment` wrote"
+    )
+    parser.add_argument(
+        "--video",
+        metavar="VIDEO",
+        type=not_empty("--video"),
+        help="video of the results, where it is no longer in its place",
+    )
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",

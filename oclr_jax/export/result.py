@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +17,10 @@ from oclr_jax.results import (
     SegmentationRecord,
     decode_rle,
     find_video,
+    mask_stems,
     read_record,
 )
 from oclr_jax.video.folder import FrameFolder
-from oclr_jax.video.names import natural_sorted
 from oclr_jax.video.reader import open_video
 
 Images = Callable[[], Iterator[UInt8[np.ndarray, "h w 3"]]]
@@ -130,18 +129,7 @@ def open_result(
       UserError: the folder has no whole result, or the video is not the one that was segmented.
     """
     record = read_record(folder)
-    found = natural_sorted(Path(folder, "masks").glob("*.png"))
-    stems = [path.stem for path in found]
-    frames = {
-        entry["frame"]: entry["stem"] for each in record["objects"] for entry in each["frames"]
-    }
-    if len(stems) != record["video"]["frames"] or any(
-        stems[frame] != stem for frame, stem in frames.items()
-    ):
-        raise UserError(
-            f"The files in {Path(folder, 'masks')} are not those of objects.json beside them; "
-            "segment the video again."
-        )
+    stems = mask_stems(folder, record)
     if not with_images:
         return Result(record, stems)
     path = find_video(folder, record, video)

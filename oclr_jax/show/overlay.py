@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from oclr_jax.video.palette import DAVIS_PALETTE
 
 # The palette is dark. Brightened by half, its colours show on any frame and stay distinct.
-_BRIGHT = np.minimum(DAVIS_PALETTE * 1.5, 255).astype(np.uint8)
+BRIGHT_PALETTE = np.minimum(DAVIS_PALETTE * 1.5, 255).astype(np.uint8)
 _OPACITY = 0.45
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -39,7 +39,7 @@ def paint_mask(
     # Only the bounding box is processed; `part` is a view.
     part = image[top : top + height, left : left + width]
     inside = mask[top : top + height, left : left + width]
-    colour = _BRIGHT[number].tolist()
+    colour = BRIGHT_PALETTE[number].tolist()
     flat = np.full_like(part, colour)
     cv2.copyTo(cv2.addWeighted(part, 1 - _OPACITY, flat, _OPACITY, 0), inside, part)
     contours, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -53,7 +53,7 @@ def paint_label(
     if not mask.any():
         return
     x, y = _middle(mask)
-    colour = _BRIGHT[number].tolist()
+    colour = BRIGHT_PALETTE[number].tolist()
     # Black on light colours, white on dark ones, by luma.
     ink = (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else (255, 255, 255)
     scale, line = max(0.35, min(image.shape[:2]) / 800), _line(image)

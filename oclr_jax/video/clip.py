@@ -1,6 +1,9 @@
 """A video that was read through once: its frames' names and times, its size, its shots."""
 
+import json
 import os
+import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -20,6 +23,10 @@ from oclr_jax.video.shots import find_shots, thumbnail
 from oclr_jax.video.times import even_times, frame_times
 
 Item = TypeVar("Item")
+
+# With "json" in this environment variable, `progress` writes lines for another program.
+PROGRESS = "OCLR_PROGRESS"
+_SECONDS_BETWEEN_LINES = 0.2
 
 
 @dataclass(frozen=True)
@@ -86,8 +93,8 @@ def open_clip(
 
     def images() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         frames = progress(video.timed_frames(), "reading", video.expected_frames, quiet)
-        for time, image in frames:
-            stamps.append(time)
+        for stamp, image in frames:
+            stamps.append(stamp)
             yield image
 
     shots, repeats = _shots_and_repeats(images())
@@ -110,8 +117,25 @@ def open_clip(
 
 
 def progress(items: Iterable[Item], what: str, total: int | None, quiet: bool) -> Iterator[Item]:
-    """The items, with a progress bar that is silent where standard error is no terminal."""
-    yield from tqdm(items, what, total, leave=False, disable=quiet or None)
+    """The items, with a progress bar that is silent where standard error is no terminal.
+
+    Where the environment variable OCLR_PROGRESS is "json", the bar is replaced by lines on standard
+    error: `{"stage": "reading", "done": 12, "total": 100}`, `total` null where it is not known.
+    """
+    if os.environ.get(PROGRESS) == "json":
+        yield from _in_lines(items, what, total)
+    else:
+        yield from tqdm(items, what, total, leave=False, disable=quiet or None)
+
+
+def _in_lines(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
+    told = -_SECONDS_BETWEEN_LINES
+    for done, item in enumerate(items):
+        if time.monotonic() - told >= _SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            line = json.dumps({"stage": what, "done": done, "total": total})
+            print(line, file=sys.stderr, flush=True)
+        yield item
 
 
 def _shots_and_repeats(

@@ -99,12 +99,38 @@ class VideoFile:
         A stream may change its size midway; frames are then scaled to the size of the first.
         Raises UserError where the file is damaged.
         """
-        height, width = self._decoded_size
         for frame in self._decode():
             stamp = frame.pts if frame.pts is not None else frame.dts
-            time = None if stamp is None else stamp * self.tick
-            image = frame.to_ndarray(format="rgb24", width=width, height=height)
-            yield time, self._orientation.apply(image)
+            yield None if stamp is None else stamp * self.tick, self.image(frame)
+
+    def image(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
+        """The upright RGB picture of a decoded frame."""
+        height, width = self._decoded_size
+        image = frame.to_ndarray(format="rgb24", width=width, height=height)
+        return self._orientation.apply(image)
+
+    def stamps(self) -> tuple[list[int | None], list[int]]:
+        """The time stamps of all frames in ticks, unsorted, and those of the key frames.
+
+        Nothing is decoded, which is fast; whether the file is damaged is not known afterwards.
+        """
+        with self._opened() as (container, stream):
+            packets = [p for p in _Reading(container, stream).packets() if p.size]
+            shown = [packet for packet in packets if not packet.is_discard]
+            return [p.pts for p in shown], [p.pts for p in shown if p.is_keyframe]
+
+    def decode_from(self, stamp: int) -> Iterator[av.VideoFrame]:
+        """Decodes from the last key frame at or before a time stamp, given in ticks.
+
+        Raises UserError where the file cannot be decoded there.
+        """
+        with self._opened() as (container, stream):
+            try:
+                container.seek(stamp, stream=stream)
+                for packet in _Reading(container, stream, _THREADS).packets():
+                    yield from packet.decode()
+            except av.FFmpegError as error:
+                raise self._damaged() from error
 
     def stem(self, index: int) -> str:
         """The name, without suffix, of the files that belong to a frame."""

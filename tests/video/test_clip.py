@@ -1,5 +1,6 @@
 """Videos as clips: their rate and times, and files that change while they are read."""
 
+import json
 from fractions import Fraction
 
 import av
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from oclr_jax.errors import InputWarning, UserError
-from oclr_jax.video.clip import open_clip
+from oclr_jax.video.clip import PROGRESS, open_clip, progress
 from tests.video.videos import encode, noise, numbered, numbers_of, write_video
 
 JITTERED = [0, 29, 70, 99, 140, 170, 211, 240]
@@ -134,3 +135,12 @@ def test_an_array_of_frames():
     assert (clip.name, clip.count, clip.fps, clip.pixel_aspect) == ("frames", 5, 24, 1)
     assert clip.times == [Fraction(index, 24) for index in range(5)]
     np.testing.assert_array_equal(np.stack(list(clip.frames())), numbered(5))
+
+
+def test_progress_can_be_read_by_a_program(monkeypatch, capsys):
+    monkeypatch.setenv(PROGRESS, "json")
+    assert list(progress(range(1000), "reading", 1000, quiet=True)) == list(range(1000))
+    out, error = capsys.readouterr()
+    lines = [json.loads(line) for line in error.splitlines()]
+    assert out == "" and 1 <= len(lines) < 50
+    assert lines[0] == {"stage": "reading", "done": 0, "total": 1000}

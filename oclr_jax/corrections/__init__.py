@@ -1,0 +1,1 @@
+"""Corrections of a result that need no drawing: stored as a list, replayed, and undone."""

@@ -1,0 +1,1 @@
+"""The local page: videos in, a player with corrections, results out. Nothing leaves the machine."""
