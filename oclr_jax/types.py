@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, UInt8
 # Of a model's computation; parameters, losses and results stay float32.
 PRECISIONS = ("float32", "bfloat16")
 # Models that find moving objects in optical flow: OCLR, and baselines to compare it with.
-MODELS = ("oclr", "geometric")
+MODELS = ("oclr", "motion-grouping", "mask-rcnn", "geometric")
 
 
 class Batch(TypedDict):

@@ -177,7 +177,7 @@ def test_configurations_and_fields_exist(page: Path):
     text = page.read_text(encoding="utf-8")
     for name in re.findall(r"configs/(?!common)\w+\.py(?::[\w,]+)?", text):
         load_config(name)
-    names = ("oclr_flow", "raft", "selector", "corrector")
+    names = ("oclr_flow", "raft", "selector", "corrector", "motion_grouping", "mask_rcnn")
     configs = [load_config(f"configs/{name}.py") for name in names]
     for span in code_spans(page):
         field = re.match(

@@ -56,14 +56,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         choices=MODELS,
         default=MODELS[0],
-        help="model of moving objects; geometric: flow that a homography does not explain, a "
-        "baseline without learning (default: %(default)s)",
+        help="model of moving objects: %(choices)s; all but oclr are baselines, and geometric has "
+        "no weights (default: %(default)s)",
     )
     parser.add_argument(
         "--weights",
         metavar="NAME|FILE",
         type=not_empty("--weights"),
-        help="weights of the model (default: those that come with the package)",
+        help="weights of the model (default: those of oclr that come with the package)",
     )
     parser.add_argument(
         "--flow",

@@ -21,6 +21,9 @@ PROTOCOLS = {
     "davis-unsupervised": "official multi-object rule: proposals matched once on mean J and F",
     "no-oracle": "foreground chosen without ground truth, against all of the ground truth",
     "union": "all tracks together, against all of the ground truth",
+    "motion-grouping": "per flow, the slot that best matches the ground truth; mean of the masks "
+    "of all flow gaps; mean over all frames",
+    "motion-grouping-single": "the same with the first flow gap alone",
 }
 
 # RGB colour of the ids 1, 2, ... in annotations stored as colour images.

@@ -5,13 +5,13 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float16, UInt8
 
 from oclr_jax.datasets.layouts import BenchmarkSequence
 from oclr_jax.errors import UserError
-from oclr_jax.evaluate.protocols import Prediction, on_windows
+from oclr_jax.evaluate.protocols import Prediction, on_windows, scored_on
 from oclr_jax.flow import FrameFlow, open_source, resize_flow, stream_flow
-from oclr_jax.flow.gaps import take_gaps
+from oclr_jax.flow.gaps import neighbour, take_gaps
 from oclr_jax.oclr.predict import Segmenter, predict_windows
 from oclr_jax.oclr.strands import WindowLayers
 from oclr_jax.pipeline import run
@@ -65,11 +65,31 @@ def predict_sequence(
             )
             for layers in predict_windows(segmenter, flows)
         ]
-    if not all(on_windows(name) for name in protocols):
+    slots = None
+    if any(scored_on(name) == "flows" for name in protocols):
+        slots = _flow_slots(segmenter, flows, len(sequence.stems))
+    if any(scored_on(name) == "tracks" for name in protocols):
         found, _ = run(clip, flows, segmenter, refiners)
         frames = range(clip.count)
         tracks = np.stack([frame_masks(found, frame, height, width)[0] for frame in frames])
-    return Prediction(windows, tracks, foreground_only=False)
+    return Prediction(windows, tracks, foreground_only=False, slots=slots)
+
+
+def _flow_slots(
+    segmenter: Segmenter, flows: list[FrameFlow], count: int
+) -> Float16[np.ndarray, "t gaps h w k"]:
+    """Soft masks of the slots for every flow of all `count` frames.
+
+    Where a neighbour does not exist, the flow of the opposite gap is taken as it is, and not
+    negated, as in the published evaluation.
+    """
+    model = segmenter.info.model
+    slots = np.zeros((count, len(model.gaps), model.height, model.width, model.slots), np.float16)
+    for one in flows:
+        signs = [neighbour(one.frame, gap, count)[1] for gap in model.gaps]
+        field = one.flow * np.repeat(signs, 2).astype(np.float32)
+        slots[one.frame] = segmenter.flow_masks(segmenter.params, field[None])[0]
+    return slots
 
 
 def _flows(

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float16, Float64, UInt8
 
 from oclr_jax.datasets.benchmarks import MAX_PROPOSALS, VOID
 from oclr_jax.errors import UserError
@@ -23,11 +23,17 @@ from oclr_jax.ops.metrics import (
     present_ids,
 )
 
-# Protocols that score windows of frames, as the model predicts them. All others score tracks over
-# the whole sequence, after the refiners.
-_ON_WINDOWS = ("paper",)
+# Protocols that score windows of frames, as the model predicts them, or the masks of each flow. All
+# others score tracks over the whole sequence, after the refiners.
+_SCORED_ON = {
+    "paper": "windows",
+    "motion-grouping": "flows",
+    "motion-grouping-single": "flows",
+}
 # An object that covers more of the image's border than this, on average, is background.
 _BACKGROUND_BORDER = 0.5
+# Of soft masks around which a box is drawn, in the evaluation of Motion Grouping on MoCA.
+_BOX_THRESHOLD = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,19 +46,27 @@ class Prediction:
     # The same over the whole sequence, with ids that persist; None if no protocol needs them.
     tracks: UInt8[np.ndarray, "t h w"] | None
     foreground_only: bool  # whether every object is meant as foreground, as in masks of a folder
+    # Soft masks of the slots for each flow; None if no protocol needs them.
+    slots: Float16[np.ndarray, "t gaps h w k"] | None = None
 
     def at(self, frames: list[int]) -> "Prediction":
-        """Restricts the tracks to the annotated frames."""
-        return self if self.tracks is None else replace(self, tracks=self.tracks[frames])
+        """Restricts tracks and slots to the annotated frames."""
+        tracks, slots = (None if x is None else x[frames] for x in (self.tracks, self.slots))
+        return replace(self, tracks=tracks, slots=slots)
 
 
 # By object and metric, one value for each scored frame.
 Values = dict[str, dict[str, Float64[np.ndarray, "n"]]]
 
 
+def scored_on(protocol: str) -> str:
+    """What a protocol scores: "windows" or "flows", as the model predicts them, or "tracks"."""
+    return _SCORED_ON.get(protocol, "tracks")
+
+
 def on_windows(protocol: str) -> bool:
-    """Whether a protocol scores windows, as the model predicts them, and not tracks."""
-    return protocol in _ON_WINDOWS
+    """Whether a protocol scores windows."""
+    return scored_on(protocol) == "windows"
 
 
 def match(protocol: str, found: Prediction, truth: Truth) -> UInt8[np.ndarray, "t h w"]:
@@ -62,6 +76,8 @@ def match(protocol: str, found: Prediction, truth: Truth) -> UInt8[np.ndarray, "
     """
     if on_windows(protocol):
         return _match_windows(found.windows, truth)
+    if scored_on(protocol) == "flows":
+        return match_slots(found.slots[:, :1] if "single" in protocol else found.slots, truth)
     tracks = found.tracks
     if protocol == "union":
         return (tracks > 0).astype(np.uint8)
@@ -86,7 +102,7 @@ def frame_metrics(protocol: str, matched: UInt8[np.ndarray, "t h w"], truth: Tru
     matched, ids = matched[frames], truth.ids[frames]
     void = ids == VOID
     void = void if void.any() else None
-    if protocol in ("union", "no-oracle"):
+    if protocol in ("union", "no-oracle") or scored_on(protocol) == "flows":
         pairs = {"all": (matched > 0, (ids > 0) & (ids != VOID))}
     else:
         pairs = {str(id): (matched == id, ids == id) for id in _scored(protocol, truth)}
@@ -153,6 +169,33 @@ def match_proposals(tracks: UInt8[np.ndarray, "t h w"], truth: Truth) -> UInt8[n
             f[row, column] = boundary_f(tracks == proposal, truth.ids == object, void)
     similarity = (j.mean(axis=2) + f.mean(axis=2)) / 2
     return _renamed(tracks, proposals, objects, similarity)
+
+
+def match_slots(
+    slots: Float16[np.ndarray, "t gaps h w k"], truth: Truth
+) -> UInt8[np.ndarray, "t h w"]:
+    """The foreground as the evaluation of Motion Grouping takes it.
+
+    Masks are brought to the size of the annotation by nearest neighbour. For every flow the slot of
+    the highest IoU with the foreground is taken, and the soft masks of all flows are averaged. On
+    MoCA the first slot is taken, inverted where it covers more than half of the image border.
+    """
+    height, width = truth.ids.shape[1:]
+    rows = np.arange(height) * slots.shape[2] // height
+    columns = np.arange(width) * slots.shape[3] // width
+    matched = np.zeros_like(truth.ids)
+    for frame, ids, flows in zip(matched, truth.ids, slots, strict=True):
+        target, total = (ids > 0) & (ids != VOID), np.zeros((height, width), np.float32)
+        for flow in flows:
+            masks = flow[rows[:, None], columns].astype(np.float32)
+            if truth.boxes:
+                first = masks[..., 0]
+                total += 1 - first if border_share(first > 0.5) > _BACKGROUND_BORDER else first
+            else:
+                iou = [jaccard(one > 0.5, target) for one in np.moveaxis(masks, -1, 0)]
+                total += masks[..., int(np.argmax(iou))]
+        frame[:] = total / len(flows) > (_BOX_THRESHOLD if truth.boxes else 0.5)
+    return matched
 
 
 def overlaps(

@@ -13,7 +13,7 @@ from oclr_jax.evaluate.datasets import ON_TRACKS, Dataset, open_dataset
 from oclr_jax.evaluate.mask_folder import read_results
 from oclr_jax.evaluate.output import EvaluationOutput
 from oclr_jax.evaluate.predictions import predict_sequence, with_gap
-from oclr_jax.evaluate.protocols import frame_metrics, match, on_windows
+from oclr_jax.evaluate.protocols import frame_metrics, match, scored_on
 from oclr_jax.evaluate.scores import Record, score_sequence, summarize
 from oclr_jax.evaluate.settings import evaluation_settings
 from oclr_jax.evaluate.synthetic import (
@@ -24,7 +24,7 @@ from oclr_jax.evaluate.synthetic import (
 )
 from oclr_jax.evaluate.truth import read_truth
 from oclr_jax.flow.source import model_estimator, warn_of_other_flow
-from oclr_jax.oclr.predict import Segmenter, load_segmenter
+from oclr_jax.oclr.predict import Segmenter, load_segmenter, with_stored_gaps
 from oclr_jax.refine.refiner import Refiner, open_refiners
 from oclr_jax.show.evaluation_page import sequence_strip
 from oclr_jax.video.clip import progress
@@ -100,6 +100,9 @@ def evaluate_dataset(
     segmenter = (
         None if results else with_gap(load_segmenter(weights, precision, passes, model), gap)
     )
+    if stored:
+        segmenter = with_stored_gaps(segmenter, (gap, -gap))
+    _check_flow_protocols(segmenter, protocols)
     inputs = _Inputs(segmenter, flow, refiners, results)
     used = stored or _flow_settings(segmenter, flow)
     if segmenter is not None and segmenter.info.data_version is not None:
@@ -144,6 +147,7 @@ def evaluate_synthetic(
     """
     sequences = find_synthetic(name, data)
     segmenter = with_gap(load_segmenter(weights, precision, passes, model), 1)
+    segmenter = with_stored_gaps(segmenter, (1, -1))
     title = synthetic_title(name, data)
     flow = {"estimator": "stored with the data"}
     settings = evaluation_settings(name, title, ["paper"], None, segmenter, flow, gap=1)
@@ -169,6 +173,17 @@ def _check_protocols(dataset: Dataset, protocols: Sequence[str]) -> None:
             f"The protocol no-oracle is for a single foreground and {dataset.title} has several "
             "objects; choose davis-unsupervised."
         )
+
+
+def _check_flow_protocols(segmenter: Segmenter | None, protocols: Sequence[str]) -> None:
+    if segmenter is not None and segmenter.flow_masks is not None:
+        return
+    for name in protocols:
+        if scored_on(name) == "flows":
+            raise UserError(
+                f"The protocol {name} scores the masks of single flows; give --model "
+                "motion-grouping, or choose another protocol."
+            )
 
 
 def _flow_settings(
@@ -217,7 +232,7 @@ def _report(
     return {
         **settings,
         "protocols": {name: PROTOCOLS[name] for name in protocols},
-        "scored_on": {name: "windows" if on_windows(name) else "tracks" for name in protocols},
+        "scored_on": {name: scored_on(name) for name in protocols},
         "sequences": records,
         "mean": means,
     }

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from oclr_jax.datasets.benchmarks import Benchmark
-from oclr_jax.evaluate.protocols import Values
+from oclr_jax.evaluate.protocols import Values, scored_on
 from oclr_jax.evaluate.truth import Truth
 from oclr_jax.ops.metrics import statistics, success_rates
 
@@ -36,6 +36,8 @@ def score_sequence(values: dict[str, Values], truth: Truth) -> Record:
         for name in ("J", "F"):
             if means := [figure[name] for figure in figures.values() if name in figure]:
                 entry[name] = float(np.mean(means))
+        if scored_on(protocol) == "flows":
+            entry["count"] = len(truth.frames[truth.counted(protocol)])
         if truth.boxes:
             entry["overlaps"] = objects["1"]["J"].tolist()
             entry["motion"] = [box.motion for box in truth.boxes[truth.counted(protocol)]]
@@ -58,7 +60,8 @@ def summarize(
     """Computes the metrics of the dataset by protocol.
 
     They are means over sequences if each has one foreground; otherwise over all objects of all
-    sequences, as in the official multi-object evaluator. On MoCA, as in its evaluator, J is a mean
+    sequences, as in the official multi-object evaluator; in the evaluation of Motion Grouping, over
+    all frames. On MoCA, as in its evaluator, J is a mean
     over sequences, and success rates are means over frames: over all, and over each kind of motion.
     """
     means = {}
@@ -70,8 +73,10 @@ def summarize(
             # One foreground is one object, so the mean over objects is the mean over sequences.
             figures = [figure for entry in entries for figure in entry["objects"].values()]
             names = figures[0] if figures else ()
+            counts = [entry.get("count", 1) for entry in entries for _ in entry["objects"]]
             means[protocol] = {
-                name: float(np.mean([figure[name] for figure in figures])) for name in names
+                name: float(np.average([figure[name] for figure in figures], weights=counts))
+                for name in names
             }
     return means
 

@@ -22,7 +22,7 @@ from oclr_jax.tracks import modal_layers
 from oclr_jax.video.images import read_image
 from oclr_jax.video.names import natural_sorted, without_junk
 from oclr_jax.video.png import read_ids
-from oclr_jax.video.resize import resize_ids
+from oclr_jax.video.resize import resize_ids, resize_image
 
 # An object that covers a smaller fraction of a window than this is absent.
 _ABSENT = 1e-6
@@ -163,9 +163,13 @@ def score_synthetic(segmenter: Segmenter, sequence: SyntheticSequence) -> Record
     model, amodal, modal = segmenter.info.model, sequence.amodal(), sequence.modal()
     fields = take_gaps(sequence.flow(), (1, -1), model.gaps)
     fields = resize_flow(fields, model.height, model.width)
-    # Only tracking looks at the frames themselves.
-    black = np.zeros((model.height, model.width, 3), np.uint8)
-    flows = [FrameFlow(0, frame, field, black) for frame, field in enumerate(fields)]
+    # Besides tracking, only some models look at the frames themselves.
+    images = np.zeros((len(fields), model.height, model.width, 3), np.uint8)
+    if segmenter.sees_frames:
+        for number, image in enumerate(images):
+            image[:] = resize_image(sequence.frame(number), model.height, model.width)
+    pairs = enumerate(zip(fields, images, strict=True))
+    flows = [FrameFlow(0, number, *pair) for number, pair in pairs]
     values: dict[int, list[tuple[float, float]]] = {}
     right = pairs = 0
     for layers in predict_windows(segmenter, flows):

@@ -35,7 +35,10 @@ def describe(report: dict[str, Any]) -> str:
     name = flow.get("estimator", flow.get("folder"))
     refiners = "".join(f", refiner {refiner['name']}" for refiner in report["refiners"])
     if report["model"] != "oclr":
-        return f"model {report['model']}, flow {name} at gap {report['gap']}{refiners}"
+        named = f"model {report['model']}"
+        if report["weights"] != report["model"]:
+            named += f", weights {report['weights']} in {report['precision']}"
+        return f"{named}, flow {name} at gap {report['gap']}{refiners}"
     return (
         f"weights {report['weights']} in {report['precision']}, flow {name} at gap "
         f"{report['gap']}{refiners}"

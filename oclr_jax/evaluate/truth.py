@@ -35,7 +35,8 @@ class Truth:
 
     def counted(self, protocol: str) -> slice:
         """The scored frames; the evaluator of DAVIS2016 leaves out the first and the last."""
-        ends = self.drop_ends and protocol != "davis-unsupervised" and len(self.frames) > 2
+        everything = protocol == "davis-unsupervised" or protocol.startswith("motion-grouping")
+        ends = self.drop_ends and not everything and len(self.frames) > 2
         return slice(1, -1) if ends else slice(None)
 
 

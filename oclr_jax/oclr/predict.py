@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -14,8 +14,16 @@ from jaxtyping import Array, Float, Float32, UInt8
 from oclr_jax.errors import UserError
 from oclr_jax.flow import FrameFlow
 from oclr_jax.models.baselines.geometric import GeometricConfig, predict_geometric
+from oclr_jax.models.baselines.mask_rcnn import MaskRCNNConfig
+from oclr_jax.models.baselines.motion_grouping import MotionGroupingConfig
 from oclr_jax.models.oclr import OCLR, OCLRConfig, composing_order
 from oclr_jax.models.precision import choose_precision
+from oclr_jax.oclr.frame_models import (
+    FlowMasks,
+    make_flow_masks,
+    make_mask_rcnn,
+    make_motion_grouping,
+)
 from oclr_jax.oclr.passes import check_passes, predict_passes
 from oclr_jax.oclr.strands import WindowLayers
 from oclr_jax.oclr.tracking import link_windows
@@ -33,9 +41,9 @@ STILL_FLOW = 0.3
 # Fraction of their frames that neighbouring windows share, through which objects are tracked.
 OVERLAP = 0.2
 
-PredictFn = Callable[
-    [Any, Float[Array, "b t h w c"]], tuple[Float[Array, "b t h w k"], Float[Array, "b k"]]
-]
+FlowModelConfig = OCLRConfig | GeometricConfig | MotionGroupingConfig | MaskRCNNConfig
+# Parameters, flow, and for a model that sees frames also those -> layers and pseudo-depth.
+PredictFn = Callable[..., tuple[Float[Array, "b t h w k"], Float[Array, "b k"]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +56,9 @@ class Segmenter:
     precision: str = "float32"  # of the computation, RAFT's included
     passes: int = 1  # over which each window is averaged, see `predict_passes`
     model: str = "oclr"  # one of `MODELS`
+    any_gaps: bool = False  # whether flow at some of the model's gaps will do
+    flow_masks: FlowMasks | None = None  # of a model that sees one flow at a time
+    sees_frames: bool = False  # whether `predict` also takes RGB frames on the model grid
 
 
 class FlowWindow(NamedTuple):
@@ -117,12 +128,75 @@ def _load_geometric(
     check_passes(passes, config.gaps)
     info = WeightsInfo(config, "geometric", flow={"estimator": "dis"})
     return Segmenter(
-        {}, info, predict_geometric, choose_precision(precision), passes, model="geometric"
+        *({}, info, predict_geometric, choose_precision(precision), passes),
+        model="geometric",
+        any_gaps=True,
     )
 
 
+def _load_motion_grouping(
+    weights: str | os.PathLike | None, precision: str | None, passes: int
+) -> Segmenter:
+    params, info = load_weights(_given(weights, "motion-grouping"), "motion_grouping")
+    check_passes(passes, info.model.gaps)
+    precision = choose_precision(precision)
+    config = dataclasses.replace(info.model, compute_dtype=precision)
+    return Segmenter(
+        jax.device_put(params),
+        info,
+        make_motion_grouping(config),
+        precision,
+        passes,
+        model="motion-grouping",
+        any_gaps=True,
+        flow_masks=make_flow_masks(config),
+    )
+
+
+def _load_mask_rcnn(
+    weights: str | os.PathLike | None, precision: str | None, passes: int
+) -> Segmenter:
+    variables, info = load_weights(_given(weights, "mask-rcnn"), "mask_rcnn")
+    check_passes(passes, info.model.gaps)
+    sees_frames = info.model.inputs != "flow"
+    if sees_frames and passes > 1:
+        raise UserError("The model mask-rcnn with frames runs in one pass; leave out --passes.")
+    precision = choose_precision(precision)
+    config = dataclasses.replace(info.model, compute_dtype=precision)
+    return Segmenter(
+        *(jax.device_put(variables), info, make_mask_rcnn(config), precision, passes),
+        model="mask-rcnn",
+        sees_frames=sees_frames,
+    )
+
+
+def _given(weights: str | os.PathLike | None, model: str) -> str | os.PathLike:
+    """The weights; raises UserError without any, because the package has none of this model."""
+    if weights is None:
+        config = model.replace("-", "_")
+        raise UserError(
+            f"The package has no weights of the model {model}; train them with "
+            f"configs/{config}.py and give the file with --weights."
+        )
+    return weights
+
+
 # By name for --model. A model takes windows of flow and returns layers, see `PredictFn`.
-_LOADERS = {"oclr": _load_oclr, "geometric": _load_geometric}
+_LOADERS = {
+    "oclr": _load_oclr,
+    "motion-grouping": _load_motion_grouping,
+    "mask-rcnn": _load_mask_rcnn,
+    "geometric": _load_geometric,
+}
+
+
+def with_stored_gaps(segmenter: Segmenter, stored: Sequence[int]) -> Segmenter:
+    """The same model for flow at those of its gaps that are stored, if it takes any of them."""
+    gaps = tuple(gap for gap in segmenter.info.model.gaps if gap in stored)
+    if not (segmenter.any_gaps and gaps):
+        return segmenter
+    model = dataclasses.replace(segmenter.info.model, gaps=gaps)
+    return dataclasses.replace(segmenter, info=dataclasses.replace(segmenter.info, model=model))
 
 
 def find_tracks(
@@ -180,8 +254,9 @@ def predict_layers(segmenter: Segmenter, window: FlowWindow) -> WindowLayers:
     def predict(flow: Float32[np.ndarray, "n h w c"]) -> tuple[np.ndarray, np.ndarray]:
         # A reversed window is padded by its own last frame.
         padding = [(0, len(window.flow) - count)] + [(0, 0)] * 3
-        padded = np.pad(flow, padding, mode="edge")
-        probability, order = segmenter.predict(segmenter.params, padded[None])
+        inputs = [flow, window.images] if segmenter.sees_frames else [flow]
+        padded = [np.pad(each, padding, mode="edge")[None] for each in inputs]
+        probability, order = segmenter.predict(segmenter.params, *padded)
         return np.asarray(probability[0])[:count], np.asarray(order[0])
 
     gaps, passes = segmenter.info.model.gaps, segmenter.passes
@@ -189,7 +264,7 @@ def predict_layers(segmenter: Segmenter, window: FlowWindow) -> WindowLayers:
     return WindowLayers(window.shot, window.start, probability, order, window.images)
 
 
-def overlap_of(model: OCLRConfig | GeometricConfig) -> int:
+def overlap_of(model: FlowModelConfig) -> int:
     """Frames that neighbouring windows share."""
     return min(max(1, round(OVERLAP * model.frames)), model.frames - 1)
 

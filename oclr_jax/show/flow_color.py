@@ -4,23 +4,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-# Colour wheel of the Middlebury benchmark (Baker et al., IJCV 2011): the pure colours, and the
-# share of the circle from each to the next, chosen there for perceptually even steps.
-_CORNERS = np.array(
-    [[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]], np.float32
-)
-_SHARES = np.array([15, 6, 4, 11, 13, 6])
+from oclr_jax.ops.color_wheel import color_wheel
+
 _STEPS = 1024
-
-
-def _wheel() -> Float32[np.ndarray, "steps 3"]:
-    corners = np.concatenate([[0], np.cumsum(_SHARES)]) / _SHARES.sum()
-    places = np.arange(_STEPS) / _STEPS
-    channels = [np.interp(places, corners, _CORNERS[:, channel]) for channel in range(3)]
-    return np.stack(channels, axis=-1).astype(np.float32)
-
-
-_WHEEL = _wheel()
+_WHEEL = color_wheel(_STEPS)
 
 
 def color_scale(flow: Float32[np.ndarray, "*n 2"]) -> float:

@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
+_MOST_CHANNELS = 4  # of which OpenCV averages areas
+
 
 def resize_image(
     image: Shaped[np.ndarray, "h w *c"], height: int, width: int
@@ -17,6 +19,10 @@ def resize_image(
     if (h, w) == (height, width):
         return image
     channels = image.shape[2:]
+    if channels and channels[-1] > _MOST_CHANNELS:
+        parts = [image[..., i : i + _MOST_CHANNELS] for i in range(0, channels[-1], _MOST_CHANNELS)]
+        parts = [resize_image(np.ascontiguousarray(part), height, width) for part in parts]
+        return np.concatenate(parts, axis=-1)
     # OpenCV averages areas only where both axes shrink, so an axis that shrinks goes first.
     smaller = (min(h, height), min(w, width))
     if smaller != (h, w):

@@ -29,8 +29,8 @@ def save_weights(
 
     Args:
       path: the file; an existing one is replaced.
-      params: nested dict of arrays that fit `info.model`. For RAFT they are the variables, "params"
-        and "batch_stats".
+      params: nested dict of arrays that fit `info.model`. For RAFT and Mask R-CNN they are
+        the variables, "params" and "batch_stats".
       dtype: "float16", "bfloat16" or "float32", the type on disk.
 
     Raises:

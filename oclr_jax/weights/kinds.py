@@ -8,8 +8,13 @@ import numpy as np
 
 from oclr_jax.errors import UserError
 from oclr_jax.models import corrector, dino, oclr, raft, selector
+from oclr_jax.models.baselines import mask_rcnn, motion_grouping
 from oclr_jax.torch_import.names_corrector import import_corrector, is_corrector
 from oclr_jax.torch_import.names_dino import import_dino, is_dino
+from oclr_jax.torch_import.names_motion_grouping import (
+    import_motion_grouping,
+    is_motion_grouping,
+)
 from oclr_jax.torch_import.names_oclr import import_oclr, is_oclr
 from oclr_jax.torch_import.names_raft import import_raft, is_raft
 from oclr_jax.torch_import.names_selector import import_selector, is_selector
@@ -27,7 +32,8 @@ class Kind:
     metadata_key: key of the description in the metadata of a safetensors file.
     config: dataclass of the model configuration, with `to_dict` and `from_dict`.
     shapes: returns the shape of every parameter of a configuration, by its path `a/b/c`.
-    import_state: converts the arrays of a released checkpoint to parameters and configuration.
+    import_state: converts the arrays of a released checkpoint to parameters and configuration; None
+      where none is released.
     is_release: tells from the names of its arrays whether a checkpoint is a release of this kind.
     sees_flow: whether the input of the model is flow; its weights then record the estimator.
     release: fields of the description of released weights, besides model and name.
@@ -37,8 +43,8 @@ class Kind:
     metadata_key: str
     config: type
     shapes: Callable[[Any], dict[str, tuple[int, ...]]]
-    import_state: Callable[[Mapping[str, np.ndarray]], tuple[dict[str, Any], Any]]
-    is_release: Callable[[Collection[str]], bool]
+    import_state: Callable[[Mapping[str, np.ndarray]], tuple[dict[str, Any], Any]] | None = None
+    is_release: Callable[[Collection[str]], bool] = lambda names: False
     sees_flow: bool = False
     release: Mapping[str, Any] = field(default_factory=dict)
 
@@ -90,6 +96,27 @@ KINDS = {
         import_state=import_corrector,
         is_release=is_corrector,
     ),
+    "motion_grouping": Kind(
+        title="motion grouping",
+        metadata_key="oclr_jax_motion_grouping",
+        config=motion_grouping.MotionGroupingConfig,
+        shapes=motion_grouping.parameter_shapes,
+        import_state=import_motion_grouping,
+        is_release=is_motion_grouping,
+        sees_flow=True,
+        release={
+            "flow": RAFT_FLOW,
+            "data_version": "released",
+            "card": {"trained_on": "the RAFT flow of a benchmark, without its annotations"},
+        },
+    ),
+    "mask_rcnn": Kind(
+        title="detection in flow",
+        metadata_key="oclr_jax_mask_rcnn",
+        config=mask_rcnn.MaskRCNNConfig,
+        shapes=mask_rcnn.parameter_shapes,
+        sees_flow=True,
+    ),
 }
 
 
@@ -107,5 +134,6 @@ def kind_of_release(names: Collection[str]) -> Kind:
     for kind in KINDS.values():
         if kind.is_release(names):
             return kind
-    known = " or ".join(kind.config.__name__.removesuffix("Config") for kind in KINDS.values())
+    released = [kind for kind in KINDS.values() if kind.import_state is not None]
+    known = " or ".join(kind.config.__name__.removesuffix("Config") for kind in released)
     raise UserError(f"not a checkpoint of {known}: it holds {some_names(names)}.")

@@ -130,6 +130,16 @@ KNOWN = (
         page="https://github.com/facebookresearch/mae",
         megabytes=343,
     ),
+    *(
+        KnownWeights(
+            f"motion-grouping-{dataset}",
+            "motion_grouping",
+            f"--model motion-grouping; the authors' ckpt_{dataset}, trained on RAFT flow",
+            f"motion-grouping-{dataset}.pth",
+            page="https://github.com/charigyang/motiongrouping",
+        )
+        for dataset in ("davis", "segtrack", "fbms", "moca")
+    ),
 )
 
 

@@ -170,3 +170,48 @@ def test_multi_object_means_are_over_objects():
     means = summarize(records, BENCHMARKS["davis2017_motion"], ("paper",))["paper"]
     assert means["J"] == pytest.approx(2 / 3)  # of three objects one is not found
     assert records["two"]["paper"]["J"] == 0.5
+
+
+def slots_of(ids, order=((0, 1), (1, 0))):
+    """Soft masks at half the size, of foreground and background, swapped in the second flow."""
+    foreground = (ids[:, ::2, ::2] > 0) * 0.8 + 0.1
+    both = np.stack([foreground, 1 - foreground], axis=-1)
+    return np.stack([both[..., list(one)] for one in order], axis=1).astype(np.float16)
+
+
+def test_motion_grouping_chooses_a_slot_for_every_flow():
+    truth = truth_of(halves(), drop_ends=True)
+    found = Prediction([], None, False, slots_of(halves()))
+    matched = match("motion-grouping", found, truth)
+    assert np.array_equal(matched, truth.ids > 0)
+    values = frame_metrics("motion-grouping", matched, truth)
+    assert values["all"]["J"].tolist() == [1] * 4, "all frames count"
+    # The mean of the soft masks is thresholded, not each mask.
+    found.slots[:, 1] = 0.35
+    assert match("motion-grouping", found, truth)[:, 2:18, 2:18].all()
+    found.slots[:, 1] = 0.05
+    assert not match("motion-grouping", found, truth).any()
+    assert np.array_equal(match("motion-grouping-single", found, truth), truth.ids > 0)
+
+
+def test_motion_grouping_on_boxes_takes_the_first_slot_and_inverts_it():
+    ids = np.zeros((2, 20, 40), np.uint8)
+    ids[:, 4:14, 6:16] = 1
+    truth = truth_of(ids, boxes=(Box((6, 4, 16, 14), 0),) * 2)
+    for order in (((0, 1),), ((1, 0),)):
+        found = Prediction([], None, False, slots_of(ids, order))
+        found.slots[...] = np.where(found.slots > 0.5, 0.95, 0.05)
+        matched = match("motion-grouping", found, truth)
+        assert frame_metrics("motion-grouping", matched, truth)["1"]["J"].tolist() == [1, 1]
+
+
+def test_motion_grouping_is_a_mean_over_frames():
+    records = {}
+    for name, frames, j in (("a", 3, 1.0), ("b", 1, 0.0)):
+        truth = truth_of((halves(frames) > 0).astype(np.uint8))
+        matched = truth.ids if j else np.zeros_like(truth.ids)
+        protocols = ("motion-grouping", "union")
+        values = {name: frame_metrics(name, matched, truth) for name in protocols}
+        records[name] = score_sequence(values, truth)
+    means = summarize(records, BENCHMARKS["davis2016"], ("motion-grouping", "union"))
+    assert means["motion-grouping"]["J"] == 0.75 and means["union"]["J"] == 0.5
