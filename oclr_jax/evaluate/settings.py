@@ -63,6 +63,8 @@ def evaluation_settings(
             "jax": jax.__version__,
         },
     }
+    if segmenter and segmenter.sees_frames:
+        settings["inputs"] = "flow, RGB"
     return json.loads(json.dumps(settings))
 
 

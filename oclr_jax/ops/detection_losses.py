@@ -102,7 +102,7 @@ def box_loss(
     count = jnp.maximum(used.sum(), 1)
     entropy = optax.sigmoid_binary_cross_entropy(logits, positive.astype(logits.dtype))
     wanted = encode_boxes(boxes[samples.object], anchors, scale)
-    error = optax.huber_loss(deltas, wanted, _SMOOTH).sum(axis=-1) / _SMOOTH
+    error = optax.huber_loss(deltas, wanted, delta=_SMOOTH).sum(axis=-1) / _SMOOTH
     # Not multiplied by 0: an error where there is no object may be infinite.
     return (
         jnp.where(used, entropy, 0.0).sum() / count,

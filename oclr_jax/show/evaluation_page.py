@@ -121,7 +121,9 @@ def _our_row(report: dict[str, Any], protocol: str, names: list[str]) -> list[st
     if report["results"]:
         method, labels, inputs, grid = "masks of a folder", "", "", ""
     else:
-        method, labels, inputs = f"this run: {report['weights']}", "no", "flow"
+        named = dict.fromkeys([report["model"], report["weights"]])  # once where they are the same
+        method, labels = f"this run: {', '.join(name for name in named if name != 'oclr')}", "no"
+        inputs = report.get("inputs", "flow")
         if report["refiners"] and report["scored_on"][protocol] == "tracks":
             method = " + ".join([method, *(refiner["name"] for refiner in report["refiners"])])
             inputs = "flow, RGB"
