@@ -173,7 +173,7 @@ def match_proposals(tracks: UInt8[np.ndarray, "t h w"], truth: Truth) -> UInt8[n
 
 def match_slots(
     slots: Float16[np.ndarray, "t gaps h w k"], truth: Truth
-) -> UInt8[np.ndarray, "t h w"]:
+) -> UInt8[np.ndarray, "t H W"]:
     """The foreground as the evaluation of Motion Grouping takes it.
 
     Masks are brought to the size of the annotation by nearest neighbour. For every flow the slot of

@@ -73,7 +73,7 @@ def reverse_flow(
 
 
 def soft_iou(
-    one: Float[np.ndarray, "t h w k"], other: Float[np.ndarray, "t h w k"]
+    one: Float[np.ndarray, "*t h w k"], other: Float[np.ndarray, "*t h w k"]
 ) -> Float[np.ndarray, "k k"]:
     """Returns the IoU of each pair of soft masks: sum of minima over sum of maxima."""
     table = np.zeros((one.shape[-1], other.shape[-1]))

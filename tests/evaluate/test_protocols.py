@@ -197,7 +197,7 @@ def test_motion_grouping_chooses_a_slot_for_every_flow():
 def test_motion_grouping_on_boxes_takes_the_first_slot_and_inverts_it():
     ids = np.zeros((2, 20, 40), np.uint8)
     ids[:, 4:14, 6:16] = 1
-    truth = truth_of(ids, boxes=(Box((6, 4, 16, 14), 0),) * 2)
+    truth = truth_of(ids, boxes=(Box((6.0, 4.0, 16.0, 14.0), 0),) * 2)
     for order in (((0, 1),), ((1, 0),)):
         found = Prediction([], None, False, slots_of(ids, order))
         found.slots[...] = np.where(found.slots > 0.5, 0.95, 0.05)

@@ -117,7 +117,7 @@ def test_inputs_do_not_depend_on_pans_and_hardly_on_speed():
     base = model_input(TINY, flow)
     np.testing.assert_allclose(model_input(TINY, flow + 7), base, atol=1e-4)
     np.testing.assert_allclose(model_input(TINY, 4 * flow), base, atol=0.5)
-    assert np.abs(model_input(TINY, 1e-3 * flow)).max() < 0.02, "noise stays noise"
+    assert np.abs(model_input(TINY, 1e-3 * flow)).max() < 0.05, "noise stays noise"
 
 
 def test_proposals_are_the_best_anchors_without_their_doubles():
