@@ -52,6 +52,22 @@ def layers(amodal, empty=1):
     return np.concatenate([amodal, np.zeros((*amodal.shape[:3], empty), bool)], axis=-1)
 
 
+def test_a_model_that_sees_frames_gets_them_on_its_grid():
+    amodal, seen = boxes(), []
+
+    def predict(_, flow, frames):
+        seen.append(frames)
+        return np.zeros((1, *flow.shape[1:4], 3), np.float32), np.zeros((1, 3), np.float32)
+
+    segmenter = dataclasses.replace(motion_segmenter(), predict=predict, sees_frames=True)
+    sequence = dataclasses.replace(
+        sequence_of(amodal), frame=lambda frame: np.full((64, 96, 3), 10 * frame, np.uint8)
+    )
+    score_synthetic(segmenter, sequence)
+    assert seen[0].shape == (1, 6, 32, 48, 3)
+    assert seen[0][0, :, 5, 5, 0].tolist() == [0, 10, 20, 30, 40, 50]
+
+
 def test_layers_in_any_place_and_the_true_order():
     amodal = boxes()
     found = layers(amodal)[..., [1, 2, 0]]
