@@ -47,7 +47,7 @@ class Prediction:
     tracks: UInt8[np.ndarray, "t h w"] | None
     foreground_only: bool  # whether every object is meant as foreground, as in masks of a folder
     # Soft masks of the slots for each flow; None if no protocol needs them.
-    slots: Float16[np.ndarray, "t gaps h w k"] | None = None
+    slots: Float16[np.ndarray, "t gaps grid_h grid_w k"] | None = None
 
     def at(self, frames: list[int]) -> "Prediction":
         """Restricts tracks and slots to the annotated frames."""
