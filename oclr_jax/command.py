@@ -22,7 +22,8 @@ def run_command(
 ) -> int:
     """Runs a command and returns its exit status.
 
-    0: done. 2: an error that the user can correct, told in one sentence on standard error. 130,
+    0: done. 2: an error that the user can correct, told in one sentence on standard error; 3 where
+    other inputs of the command were processed. 130,
     143, 129: ended by Ctrl-C, SIGTERM or SIGHUP, after cleaning up. 141: standard output was closed
     by its reader. Any other exception is a bug and passes through.
 
@@ -40,7 +41,7 @@ def run_command(
             command()
             print(end="", flush=True)
     except UserError as error:
-        return _fail(name, str(error))
+        return _fail(name, str(error), error.exit_status)
     except BrokenPipeError:
         _discard_output()
         return PIPE_CLOSED
@@ -73,13 +74,13 @@ def _warnings_in_one_line(name: str) -> Iterator[None]:
         yield
 
 
-def _fail(name: str, message: str) -> int:
+def _fail(name: str, message: str, status: int = BAD_INPUT) -> int:
     try:
         print(end="", flush=True)
     except OSError:
         _discard_output()
     print(f"{name}: {message}", file=sys.stderr)
-    return BAD_INPUT
+    return status
 
 
 def _discard_output() -> None:

@@ -14,8 +14,16 @@ class InputWarning(UserWarning):
 class UserError(Exception):
     """An error that the user can correct: one sentence says what is wrong and what to do.
 
-    The commands print the sentence on standard error and exit with status 2.
+    The commands print the sentence on standard error and exit with its status, 2.
     """
+
+    exit_status = 2
+
+
+class SomeFailed(UserError):
+    """Of several inputs some could not be processed; the others were. Exit status 3."""
+
+    exit_status = 3
 
 
 # A full disk, a used-up quota, a file above the size limit of the disk or the process.

@@ -139,7 +139,9 @@ def segment_video(
             amodal[id][frame] = mask
         entries.append(track_entries(tracks, frame, clip.stems[frame], masks[frame], present))
     order = [track.id for track in sorted(tracks, key=lambda track: track.rank)]
-    record = make_record(clip, _settings(segmenter, source, refiners), tracks, entries, moves)
+    record = make_record(
+        clip, describe_settings(segmenter, source, refiners), tracks, entries, moves
+    )
     return SegmentedVideo(masks, amodal, order, record, fields[positions])
 
 
@@ -185,28 +187,63 @@ def segment_to_folder(
     # once.
     with staged_output(output, RESULT_NAMES, overwrite, (input, weights, flow)) as folder:
         segmenter = load_segmenter(weights, precision, passes, model)
-        clip = open_clip(input, quiet, keep_damaged)
-        config = segmenter.info.model
-        source = _open_source(segmenter, flow, clip)
-        moving, positions = _without_repeats(clip, source)
-        flows = stream_flow(moving, source, config.gaps, (config.height, config.width))
-        tracks, moves = run(moving, flows, segmenter, refiners, quiet)
-        tracks = [track.at_frames(positions) for track in tracks]
-        entries = _write_masks(folder, clip, tracks, overlay, quiet)
-        settings = _settings(segmenter, source, refiners)
-        path = source_from(output, input)
-        record = make_record(clip, settings, tracks, entries, moves, path)
-        write_json(folder / "objects.json", record)
-        if export:
-            (folder / EXPORTS).mkdir()
-            write_formats(folder / EXPORTS, export, [Result(record, clip.stems, clip.frames)])
+        return segment_into(
+            folder,
+            output,
+            input,
+            segmenter,
+            flow,
+            refiners,
+            overlay=overlay,
+            quiet=quiet,
+            keep_damaged=keep_damaged,
+            export=export,
+        )
+
+
+def segment_into(
+    folder: Path,
+    output: str | os.PathLike,
+    input: str | os.PathLike,
+    segmenter: Segmenter,
+    flow: FlowEstimator | str | os.PathLike | None,
+    refiners: Sequence[Refiner],
+    overlay: bool,
+    quiet: bool,
+    keep_damaged: bool,
+    export: Sequence[str],
+) -> SegmentationRecord:
+    """Segments a video with models that are open; see `segment_to_folder`.
+
+    Args:
+      folder: an empty one, in which the results are made.
+      output: where they will lie.
+      flow: may also be an open estimator.
+    """
+    clip = open_clip(input, quiet, keep_damaged)
+    config = segmenter.info.model
+    source = _open_source(segmenter, flow, clip)
+    moving, positions = _without_repeats(clip, source)
+    flows = stream_flow(moving, source, config.gaps, (config.height, config.width))
+    tracks, moves = run(moving, flows, segmenter, refiners, quiet)
+    tracks = [track.at_frames(positions) for track in tracks]
+    entries = _write_masks(folder, clip, tracks, overlay, quiet)
+    settings = describe_settings(segmenter, source, refiners)
+    path = source_from(output, input)
+    record = make_record(clip, settings, tracks, entries, moves, path)
+    write_json(folder / "objects.json", record)
+    if export:
+        (folder / EXPORTS).mkdir()
+        write_formats(folder / EXPORTS, export, [Result(record, clip.stems, clip.frames)])
     return record
 
 
 def _open_source(
-    segmenter: Segmenter, flow: str | os.PathLike | None, clip: Clip
+    segmenter: Segmenter, flow: FlowEstimator | str | os.PathLike | None, clip: Clip
 ) -> FlowEstimator | FlowFolder:
     """Opens the flow of a clip for a model; warns if the model was trained on other flow."""
+    if isinstance(flow, FlowEstimator):
+        return flow
     info = segmenter.info
     source = open_source(flow, info.flow, clip, info.model.gaps, segmenter.precision)
     if not isinstance(source, FlowFolder) and info.data_version is not None:
@@ -264,17 +301,17 @@ def _without_repeats(clip: Clip, source: FlowEstimator | FlowFolder) -> tuple[Cl
     return clip.without_repeats(), clip.positions()
 
 
-def _settings(
-    segmenter: Segmenter, source: FlowEstimator | FlowFolder, refiners: Sequence[Refiner]
+def describe_settings(
+    segmenter: Segmenter, source: FlowEstimator | FlowFolder | None, refiners: Sequence[Refiner]
 ) -> dict[str, Any]:
-    """What the result depends on, apart from the video."""
+    """What the result depends on, apart from the video; without an estimator, flow is of files."""
     info = segmenter.info
     return {
         "version": oclr_jax.__version__,
         "model": segmenter.model,
         "weights": info.name,
         "data_version": info.data_version,
-        "flow": "folder" if isinstance(source, FlowFolder) else source.settings(),
+        "flow": source.settings() if isinstance(source, FlowEstimator) else "folder",
         "gaps": list(info.model.gaps),
         "window": info.model.frames,
         "overlap": overlap_of(info.model),

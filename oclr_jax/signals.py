@@ -69,5 +69,36 @@ def deferred_signals() -> Iterator[None]:
             signal.raise_signal(arrived[0])
 
 
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Gives the list of the signals SIGINT, SIGTERM and SIGHUP that have arrived in the block.
+
+    The first one is only noted, for work that ends by itself; the next ones act as ever. Only
+    signals that have a Python handler are noted.
+    """
+    arrived: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield arrived
+        return
+    handlers = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if callable(handler := signal.getsignal(number))
+    }
+
+    def note(number: int, frame) -> None:
+        if arrived:
+            handlers[number](number, frame)
+        arrived.append(number)
+
+    for number in handlers:
+        signal.signal(number, note)
+    try:
+        yield arrived
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def _raise_terminated(number: int, _frame) -> None:
     raise Terminated(number)

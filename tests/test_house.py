@@ -27,7 +27,7 @@ FLOORS = (
     {"oclr", "corrections"},
     {"refine"},
     {"pipeline", "propagate", "mask_folder", "train"},
-    {"evaluate", "web"},
+    {"evaluate", "batch", "online", "web"},
     {"cli"},
 )
 FLOOR_OF = {f"oclr_jax.{room}": floor for floor, rooms in enumerate(FLOORS) for room in rooms}

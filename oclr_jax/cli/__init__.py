@@ -22,6 +22,7 @@ from oclr_jax.errors import UserError
 EPILOG = """exit status:
   0    success
   2    an error in the input or the options, described in one sentence
+  3    some of several videos could not be segmented; the table says which, and why
   130  interrupted by Ctrl-C (143 by SIGTERM, 129 by SIGHUP); partial results are removed
 """
 
@@ -63,7 +64,8 @@ def _run(arguments: Sequence[str] | None) -> None:
     if extra and all(os.path.exists(argument) for argument in extra):
         raise UserError(
             f"There are {len(extra)} paths too many, the first one {extra[0]}; to segment frames, "
-            "give the folder that holds them."
+            "give the folder that holds them, and to segment several videos, put their pattern in "
+            "quotes."
         )
     if extra:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")

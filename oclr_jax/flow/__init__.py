@@ -7,7 +7,7 @@ from oclr_jax.flow.folder import FlowFolder, flow_path
 from oclr_jax.flow.gaps import gap_flows, stream_gap_flows
 from oclr_jax.flow.resize import resize_flow
 from oclr_jax.flow.source import from_settings, open_estimator, open_source
-from oclr_jax.flow.stream import FrameFlow, stream_flow
+from oclr_jax.flow.stream import FrameFlow, shot_flow, stream_flow
 
 __all__ = [
     "DIS",
@@ -21,6 +21,7 @@ __all__ = [
     "open_source",
     "read_flo",
     "resize_flow",
+    "shot_flow",
     "stream_flow",
     "stream_gap_flows",
     "write_flo",

@@ -44,14 +44,34 @@ def stream_flow(
             for _ in images:
                 pass
             continue
-        small: deque[np.ndarray] = deque()  # frames whose flow has not been yielded yet
-        kept = _keep_small(images, size, small)
-        if isinstance(source, FlowFolder):
-            fields = (source.read(frame, within=shot) for frame, _ in zip(shot, kept, strict=True))
-        else:
-            fields = stream_gap_flows(kept, gaps, source)
-        for frame, field in zip(shot, fields, strict=True):
-            yield FrameFlow(number, frame, resize_flow(field, *size), small.popleft())
+        for frame, field, image in shot_flow(images, shot, source, gaps, size):
+            yield FrameFlow(number, frame, field, image)
+
+
+def shot_flow(
+    images: Iterable[UInt8[np.ndarray, "h w 3"]],
+    frames: Iterable[int],
+    source: FlowEstimator | FlowFolder,
+    gaps: Sequence[int],
+    size: tuple[int, int],
+    batch: int | None = None,
+) -> Iterator[tuple[int, Float32[np.ndarray, "h w c"], UInt8[np.ndarray, "h w 3"]]]:
+    """Yields the number, the flow and the image of each frame of one shot, resized to `size`.
+
+    Args:
+      images: of a shot that is long enough to have flow at the gaps.
+      frames: their numbers in the video; a range where the flow is read from a folder.
+      batch: see `stream_gap_flows`.
+    """
+    small: deque[np.ndarray] = deque()  # frames whose flow has not been yielded yet
+    kept = _keep_small(images, size, small)
+    if isinstance(source, FlowFolder):
+        fields = (source.read(frame, within=frames) for frame, _ in zip(frames, kept, strict=True))
+    else:
+        fields = stream_gap_flows(kept, gaps, source, batch)
+    # The flow first: there is one for each image, and there may be more numbers.
+    for field, frame in zip(fields, frames, strict=False):
+        yield frame, resize_flow(field, *size), small.popleft()
 
 
 def _keep_small(

@@ -217,15 +217,20 @@ def find_tracks(
     def layers() -> Iterator[WindowLayers]:
         nonlocal moves
         for window in flow_windows(flows, model.frames, overlap_of(model)):
-            if is_still(window.flow):
-                empty = np.zeros((window.count, *window.flow.shape[1:3], model.queries), np.float32)
-                order = np.zeros(model.queries, np.float32)
-                yield WindowLayers(window.shot, window.start, empty, order, window.images)
-            else:
-                moves = True
-                yield predict_layers(segmenter, window)
+            moves |= not is_still(window.flow)
+            yield window_layers(segmenter, window)
 
     return link_windows(layers(), probabilities), moves
+
+
+def window_layers(segmenter: Segmenter, window: FlowWindow) -> WindowLayers:
+    """The layers of a window, empty where nothing moves; the model is then not run."""
+    if not is_still(window.flow):
+        return predict_layers(segmenter, window)
+    queries = segmenter.info.model.queries
+    empty = np.zeros((window.count, *window.flow.shape[1:3], queries), np.float32)
+    order = np.zeros(queries, np.float32)
+    return WindowLayers(window.shot, window.start, empty, order, window.images)
 
 
 def predict_windows(segmenter: Segmenter, flows: Iterable[FrameFlow]) -> Iterator[WindowLayers]:
@@ -242,9 +247,15 @@ def flow_windows(flows: Iterable[FrameFlow], frames: int, overlap: int = 0) -> I
     for shot, flows_of_shot in groupby(flows, key=lambda flow: flow.shot):
         for _, window in stream_windows(flows_of_shot, frames, overlap):
             count = len({flow.frame for flow in window})  # a frame that repeats is padding
-            flow = np.stack([flow.flow for flow in window])
-            images = np.stack([flow.image for flow in window[:count]])
-            yield FlowWindow(shot, window[0].frame, count, flow, images)
+            yield stack_window(shot, window[:count], frames)
+
+
+def stack_window(shot: int, flows: Sequence[FrameFlow], frames: int) -> FlowWindow:
+    """A window of consecutive frames; up to `frames` of them, the last one is repeated."""
+    flow = np.stack([flow.flow for flow in flows])
+    padded = np.pad(flow, [(0, frames - len(flow))] + [(0, 0)] * 3, mode="edge")
+    images = np.stack([flow.image for flow in flows])
+    return FlowWindow(shot, flows[0].frame, len(flow), padded, images)
 
 
 def predict_layers(segmenter: Segmenter, window: FlowWindow) -> WindowLayers:

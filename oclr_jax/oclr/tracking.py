@@ -64,7 +64,7 @@ def link_windows(
         first = window.start
         if previous is not None and previous.shot == window.shot:
             shared = previous.start + len(previous.probability) - window.start
-            partners = _partners(previous, linked, window, shared)
+            partners = continued_layers(previous, linked, window, shared)
             first = window.start + shared // 2
             for index in linked:
                 if index is not None:
@@ -76,10 +76,15 @@ def link_windows(
     return _finish(*_objects(strands, votes))
 
 
-def _partners(
+def continued_layers(
     previous: WindowLayers, linked: list[int | None], window: WindowLayers, shared: int
 ) -> list[int | None]:
-    """Returns for each layer of `window` the strand of the previous window that it continues."""
+    """Returns for each layer of `window` what the layer of `previous` that it continues is called.
+
+    Args:
+      linked: the name of each layer of `previous`, None for those without.
+      shared: frames that end `previous` and begin `window`.
+    """
     ours = window.probability[:shared] > 0.5
     theirs = previous.probability[-shared:] > 0.5
     amodal = _agreement(theirs, ours)

@@ -84,7 +84,7 @@ class VideoFile:
         if len(first) < 2:
             number = "no frames" if not first else "a single frame"
             raise UserError(f"{self.path} has {number}; motion needs at least two.")
-        self._orientation = _orientation(first[0])
+        self._orientation = frame_orientation(first[0])
         self._decoded_size = (first[0].height, first[0].width)
         turned = self._orientation.transpose
         self.height, self.width = self._decoded_size[:: -1 if turned else 1]
@@ -387,7 +387,8 @@ def _number(item: av.Packet | av.VideoFrame) -> int:
     return item.opaque[0] if item.opaque else -1
 
 
-def _orientation(frame: av.VideoFrame) -> Orientation:
+def frame_orientation(frame: av.VideoFrame) -> Orientation:
+    """How a decoded frame is to be turned to stand upright."""
     matrix = frame.side_data.get(Type.DISPLAYMATRIX)
     if matrix is None:
         return Orientation()

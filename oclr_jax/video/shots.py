@@ -23,13 +23,23 @@ def find_shots(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[range]:
     sequences of DAVIS both changes stay below 0.1 from frame to frame, and from one sequence to
     another they are at least 0.62 and 0.32.
     """
-    starts, count, before = [0], 0, None
+    starts, count, cuts = [0], 0, CutFinder()
     for count, frame in enumerate(frames, start=1):
-        now = _signature(frame)
-        if before is not None and _is_cut(before, now):
+        if cuts.add(frame):
             starts.append(count - 1)
-        before = now
     return [range(a, b) for a, b in zip(starts, [*starts[1:], count], strict=True) if a < b]
+
+
+class CutFinder:
+    """Finds the cuts of a video whose frames, or thumbnails of them, are added one by one."""
+
+    def __init__(self):
+        self._before = None
+
+    def add(self, frame: UInt8[np.ndarray, "h w 3"]) -> bool:
+        """Whether a new shot begins with this frame; not for the first frame of a video."""
+        before, self._before = self._before, _signature(frame)
+        return before is not None and _is_cut(before, self._before)
 
 
 def thumbnail(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "64 112 3"]:
