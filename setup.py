@@ -72,6 +72,8 @@ setup(
         ],
         # Data and training folders in buckets (gs://).
         "gcs": ["gcsfs>=2026.10"],
+        # To write and read programs (`oclr export-model`); jax imports it there alone.
+        "programs": ["flatbuffers>=25"],
         # Generation on a Beam cluster, through TFDS.
         "beam": ["apache-beam>=2.77"],
         # The local page: `oclr serve`, `oclr view`.
@@ -87,6 +89,7 @@ setup(
             "beartype>=0.23.1",
             # A bucket in memory, and a local server that imitates one.
             "fsspec>=2026.9",
+            "flatbuffers>=25",
             "gcsfs>=2026.10",
             "nbclient>=0.11",
             "nbformat>=5.11",

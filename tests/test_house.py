@@ -26,7 +26,7 @@ FLOORS = (
     {"flow", "export"},
     {"oclr", "corrections"},
     {"refine"},
-    {"pipeline", "propagate", "mask_folder", "train"},
+    {"pipeline", "propagate", "mask_folder", "train", "programs"},
     {"evaluate", "batch", "online", "web"},
     {"cli"},
 )

@@ -11,6 +11,7 @@ from oclr_jax.cli import (
     export,
     flow,
     masks,
+    programs,
     propagate,
     segment,
     serve,
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_view(commands)
     apply.add(commands)
     flow.add(commands)
+    programs.add(commands)
     weights.add_convert(commands)
     weights.add_weights(commands)
     return parser
