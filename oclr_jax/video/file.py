@@ -115,9 +115,13 @@ class VideoFile:
         Nothing is decoded, which is fast; whether the file is damaged is not known afterwards.
         """
         with self._opened() as (container, stream):
-            packets = [p for p in _Reading(container, stream).packets() if p.size]
-            shown = [packet for packet in packets if not packet.is_discard]
-            return [p.pts for p in shown], [p.pts for p in shown if p.is_keyframe]
+            # Packets are not kept: they hold the whole file.
+            found = [
+                (packet.pts, packet.is_keyframe)
+                for packet in _Reading(container, stream).packets()
+                if packet.size and not packet.is_discard
+            ]
+        return [stamp for stamp, _ in found], [stamp for stamp, key in found if key]
 
     def decode_from(self, stamp: int) -> Iterator[av.VideoFrame]:
         """Decodes from the last key frame at or before a time stamp, given in ticks.

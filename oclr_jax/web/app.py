@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -66,17 +66,27 @@ class Page:
                     self._players.pop(next(iter(self._players))).close()
             return self._players[number]
 
-    def add_video(self, path: str, quality: str) -> Job:
-        """Queues a video, or opens a folder of results."""
+    def add_video(
+        self, path: str, quality: str, number: int | None = None, name: str | None = None
+    ) -> Job:
+        """Queues a video, or opens a folder of results.
+
+        Args:
+          path: of the file or folder.
+          quality: one of QUALITIES.
+          number, name: of an upload.
+        """
         source = check_input(Path(path).expanduser()).absolute()
+        name = name or source.name
         if (source / "objects.json").is_file():
-            return self.queue.add("segment", str(source), DONE, message="Opened.")
+            return self.queue.add("segment", str(source), DONE, name=name, message="Opened.")
         if quality not in QUALITIES:
             raise UserError(f"There is no quality {quality!r}; choose {', '.join(QUALITIES)}.")
-        name = f"{self.queue.next_number():04d}-{safe_name(source.stem)}"
-        result = str(self.folder / "results" / name)
+        number = number or self.queue.take_number()
+        result = self.folder / "results" / f"{number:04d}-{safe_name(Path(name).stem)}"
         options = ("--overwrite", *QUALITIES[quality])
-        return self.queue.add("segment", result, input=str(source), options=options)
+        fields = {"input": str(source), "name": name, "options": options}
+        return self.queue.add("segment", str(result), number=number, **fields)
 
     def export(self, number: int, formats: list[str]) -> Job:
         """Queues the replay of the corrections of a job's results, exported in some formats."""
@@ -98,7 +108,7 @@ class Page:
             "folder": str(self.folder),
             "qualities": list(QUALITIES),
             "formats": {name: each.needs_video for name, each in FORMATS.items()},
-            "jobs": [_shown(job) for job in self.queue.jobs()],
+            "jobs": [asdict(job) for job in self.queue.jobs()],
         }
 
 
@@ -168,7 +178,7 @@ def _result_routes(page: Page) -> list[Route]:
         formats = [] if body is None else body
         if not isinstance(formats, list) or not all(isinstance(name, str) for name in formats):
             raise UserError("Give a list of formats to export.")
-        return _shown(page.export(request.path_params["number"], formats))
+        return asdict(page.export(request.path_params["number"], formats))
 
     base = "/api/results/{number:int}"
     return [
@@ -182,12 +192,6 @@ def _result_routes(page: Page) -> list[Route]:
         Route(f"{base}/corrections/{{action}}", _post(step), methods=["POST"]),
         Route(f"{base}/export", _post(export), methods=["POST"]),
     ]
-
-
-def _shown(job: Job) -> dict[str, Any]:
-    fields = asdict(job)
-    fields["name"] = Path(job.input or job.result).name
-    return fields
 
 
 def _get(function: Callable[[Request], Any]):
@@ -224,7 +228,7 @@ def _add(page: Page, body: Any) -> dict[str, Any]:
     path = body.get("path") if isinstance(body, dict) else None
     if not isinstance(path, str) or not path.strip():
         raise UserError("Give the path of a video, of a folder of frames, or of results.")
-    return _shown(page.add_video(path.strip(), body.get("quality", "standard")))
+    return asdict(page.add_video(path.strip(), body.get("quality", "standard")))
 
 
 def _job_action(page: Page) -> Callable[[Request, Any], Any]:
@@ -254,14 +258,16 @@ def _upload(page: Page) -> Callable[[Request], Awaitable[Response]]:
         if page.only_view:
             raise UserError("This page shows one result; start `oclr serve` to segment videos.")
         quality = request.query_params.get("quality", "standard")
+        if quality not in QUALITIES:
+            raise UserError(f"There is no quality {quality!r}; choose {', '.join(QUALITIES)}.")
         folder = page.folder / "uploads"
         folder.mkdir(exist_ok=True)
         length = int(request.headers.get("content-length", "0") or 0)
         if length > shutil.disk_usage(folder).free - _FREE_BYTES:
             raise UserError("The disk has too little space for this video; free some.")
-        name = safe_name(request.path_params["name"])
-        target = folder / f"{page.queue.next_number():04d}-{name}"
-        part = target.with_name(f"{target.name}.part-{id(request):x}")
+        name, number = safe_name(request.path_params["name"]), page.queue.take_number()
+        target = folder / f"{number:04d}-{name}"
+        part = target.with_name(f"{target.name}.part")
         received = 0
         try:
             with open(part, "wb") as file:
@@ -271,11 +277,13 @@ def _upload(page: Page) -> Callable[[Request], Awaitable[Response]]:
             if not received:
                 raise UserError("The file is empty; choose a video.")
             part.replace(target)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
         finally:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-        job = await run_in_threadpool(page.add_video, str(target), quality)
-        return JSONResponse(_shown(job))
+        job = await run_in_threadpool(page.add_video, str(target), quality, number, name)
+        return JSONResponse(asdict(job))
 
     return respond
 

@@ -33,6 +33,7 @@ class Job:
     kind: str  # segment or apply
     result: str  # folder of results
     input: str = ""  # the video
+    name: str = ""  # as it is shown
     options: tuple[str, ...] = ()  # of the command
     state: str = WAITING
     message: str = ""  # the last sentence of the command
@@ -90,16 +91,18 @@ class Queue:
         """A copy of a job; None where there is none of this number."""
         return next((job for job in self.jobs() if job.number == number), None)
 
-    def next_number(self) -> int:
-        """The number that the next job will have."""
-        with self._changed:
-            return self._last + 1
-
-    def add(self, kind: str, result: str, state: str = WAITING, **fields) -> Job:
-        """Appends a job."""
+    def take_number(self) -> int:
+        """A number for a job that is added later."""
         with self._changed:
             self._last += 1
-            job = Job(self._last, kind, result, state=state, **fields)
+            return self._last
+
+    def add(
+        self, kind: str, result: str, state: str = WAITING, number: int | None = None, **fields
+    ) -> Job:
+        """Appends a job; `number` is one that was taken for it."""
+        with self._changed:
+            job = Job(number or self.take_number(), kind, result, state=state, **fields)
             self._jobs[job.number] = job
             self._save()
             self._changed.notify_all()
@@ -205,15 +208,16 @@ class Queue:
                 text=True,
                 errors="replace",
             )
-        for line in self._process.stdout:
-            report = _progress_of(line)
-            if report is None:
-                lines.append(line.strip())
-                del lines[:-50]
-            else:
-                with self._changed:
-                    job.stage, job.done, job.total = report
-        return self._process.wait()
+        with self._process as process:
+            for line in process.stdout:
+                report = _progress_of(line)
+                if report is None:
+                    lines.append(line.strip())
+                    del lines[:-50]
+                else:
+                    with self._changed:
+                        job.stage, job.done, job.total = report
+        return process.returncode
 
     def _end_process(self) -> None:
         if self._process is not None:

@@ -37,12 +37,13 @@ def serve(
     with locked_output(folder) as root:
         for name in ("uploads", "results"):
             (root / name).mkdir(exist_ok=True)
-        for part in (root / "uploads").glob("*.part-*"):
+        for part in (root / "uploads").glob("*.part"):
             part.unlink()  # of a transfer that a kill broke off
+        queue = Queue(root)
         token, old_port = _read_address(root / "server.json")
-        listener = _listen(port, old_port)
-        _write_address(root / "server.json", token, listener.getsockname()[1])
-        _run(listener, root, Queue(root), token, None, browser, quiet)
+        with _listen(port, old_port) as listener:
+            _write_address(root / "server.json", token, listener.getsockname()[1])
+            _run(listener, root, queue, token, None, browser, quiet)
 
 
 def view(
@@ -71,9 +72,9 @@ def view(
     with TemporaryDirectory(prefix="oclr_") as folder:
         queue = Queue(Path(folder))
         queue.add("segment", str(Path(result).absolute()), DONE)
-        listener = _listen(port, None)
-        shown = None if video is None else os.fspath(video)
-        _run(listener, Path(folder), queue, secrets.token_urlsafe(24), (shown,), browser, quiet)
+        token, shown = secrets.token_urlsafe(24), None if video is None else os.fspath(video)
+        with _listen(port, None) as listener:
+            _run(listener, Path(folder), queue, token, (shown,), browser, quiet)
 
 
 def _run(
@@ -103,7 +104,10 @@ def _run(
         server_header=False,
         timeout_graceful_shutdown=3,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        page.close()  # again, where a signal came that uvicorn does not know
 
 
 def _listen(port: int | None, usual: int | None) -> socket.socket:
@@ -113,6 +117,7 @@ def _listen(port: int | None, usual: int | None) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, number))
+            listener.listen()  # whoever comes before the server runs waits for it
         except (OSError, OverflowError):
             listener.close()
             continue

@@ -6,6 +6,7 @@ const KEYS = [
   ["← →", "one frame back or forward; with Shift ten"],
   ["Home, End", "first or last frame"],
   ["1 … 9", "show or hide an object"],
+  ["+ −", "widen or narrow the time line; also Ctrl and the wheel"],
   ["D", "pull the layers apart"],
   ["F", "video or flow"],
   ["Ctrl Z, Ctrl Shift Z", "undo, redo"],

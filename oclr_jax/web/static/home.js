@@ -59,7 +59,7 @@ export function showHome(content, { follow, refresh }) {
     h("div", { class: "line" }, path, h("button", { class: "primary" }, "Start")),
     h("label", { for: "quality" }, "Quality"),
     quality,
-    h("p", { class: "quiet", id: "quality-note" }, "Objects are found by their motion. Each video runs after the other."),
+    h("p", { class: "quiet", id: "quality-note" }, "Objects are found by their motion. One video runs at a time."),
   );
 
   const over = (event) => {

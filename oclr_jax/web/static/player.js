@@ -291,6 +291,8 @@ class Player {
       k: () => this.toggle(),
       f: () => this.background !== "" && this.show(this.background === "flow" ? "frames" : "flow"),
       d: () => { this.options.depth = this.options.depth ? 0 : 0.6; this.depthSlider[1].value = this.options.depth; this.paint(); },
+      "+": () => this.timeline.zoom(1.5),
+      "-": () => this.timeline.zoom(1 / 1.5),
       "?": () => this.help.showModal(),
       z: command ? () => (event.shiftKey ? this.redoButton : this.undoButton).click() : null,
     };

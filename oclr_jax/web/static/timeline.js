@@ -9,6 +9,8 @@ export class Timeline {
   constructor(video, onseek) {
     this.video = video;
     this.frame = 0;
+    this.first = 0; // frame at the left edge
+    this.span = video.frames; // frames that are in view
     this.objects = [];
     this.tracks = {};
     this.motion = { done: 0, background: [], objects: {} };
@@ -45,6 +47,16 @@ export class Timeline {
       this.hover = null;
       this.draw();
     });
+    this.slider.addEventListener(
+      "wheel",
+      (event) => {
+        if (!event.ctrlKey && !event.metaKey && !event.deltaX) return;
+        event.preventDefault();
+        if (event.ctrlKey || event.metaKey) this.zoom(event.deltaY < 0 ? 1.25 : 0.8, this.#frameAt(event.clientX));
+        else this.#view(this.first + (event.deltaX / this.slider.clientWidth) * this.span, this.span);
+      },
+      { passive: false },
+    );
     this.observer = new ResizeObserver(() => this.draw());
     this.observer.observe(this.slider);
     this.hover = null;
@@ -71,8 +83,21 @@ export class Timeline {
     this.draw();
   }
 
+  /** Shows fewer frames, wider, or more, narrower; `frame` stays where it is. */
+  zoom(factor, frame = this.frame) {
+    const span = Math.min(this.video.frames, Math.max(10, this.span / factor));
+    this.#view(frame - ((frame - this.first) / this.span) * span, span);
+  }
+
+  #view(first, span) {
+    this.span = span;
+    this.first = Math.max(0, Math.min(this.video.frames - span, first));
+    this.draw();
+  }
+
   at(frame) {
     this.frame = frame;
+    if (frame < this.first || frame + 1 > this.first + this.span) this.#view(frame - this.span / 4, this.span);
     this.slider.setAttribute("aria-valuenow", String(frame));
     this.slider.setAttribute("aria-valuetext", `Frame ${frame} of ${this.video.frames}, ${clock(this.video.times[frame])}`);
     this.draw();
@@ -99,13 +124,13 @@ export class Timeline {
   }
 
   #x(frame, width) {
-    return ((frame + 0.5) / this.video.frames) * width;
+    return ((frame + 0.5 - this.first) / this.span) * width;
   }
 
   #frameAt(clientX) {
     const box = this.slider.getBoundingClientRect();
     const share = (clientX - box.left) / box.width;
-    return Math.max(0, Math.min(this.video.frames - 1, Math.floor(share * this.video.frames)));
+    return Math.max(0, Math.min(this.video.frames - 1, Math.floor(this.first + share * this.span)));
   }
 
   #ruler(context, width, height) {
@@ -113,14 +138,15 @@ export class Timeline {
     context.font = "11px system-ui, sans-serif";
     context.textBaseline = "middle";
     const steps = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000];
-    const step = steps.find((each) => (each / this.video.frames) * width >= 70) ?? this.video.frames;
-    for (let frame = 0; frame < this.video.frames; frame += step) {
+    const step = steps.find((each) => (each / this.span) * width >= 70) ?? this.video.frames;
+    const end = Math.min(this.video.frames, this.first + this.span);
+    for (let frame = Math.floor(this.first / step) * step; frame < end; frame += step) {
       const x = this.#x(frame, width);
       context.fillRect(x, RULER - 5, 1, 5);
       if (x + 30 < width) context.fillText(String(frame), x + 4, 9);
     }
     context.fillStyle = "#ffffff22";
-    for (const [first] of this.video.shots.slice(1)) context.fillRect((first / this.video.frames) * width, 0, 2, height);
+    for (const [first] of this.video.shots.slice(1)) context.fillRect(this.#x(first - 0.5, width), 0, 2, height);
   }
 
   #score(context, object, top, width) {
@@ -130,19 +156,19 @@ export class Timeline {
     const tall = ROW - 9;
     context.fillStyle = object.selected ? "#ffffff12" : "#ffffff07";
     context.fillRect(0, top + 1, width, ROW - 2);
-    const cell = width / this.video.frames;
+    const edge = (frame) => this.#x(frame - 0.5, width);
     context.globalAlpha = object.shown ? 1 : 0.3;
     for (let start = 0; start < scores.length; start++) {
       if (scores[start] === null) continue;
       let end = start;
       while (end + 1 < scores.length && scores[end + 1] !== null) end++;
       const line = new Path2D();
-      line.moveTo(start * cell, floor - scores[start] * tall);
+      line.moveTo(edge(start), floor - scores[start] * tall);
       for (let frame = start; frame <= end; frame++) line.lineTo(this.#x(frame, width), floor - scores[frame] * tall);
-      line.lineTo((end + 1) * cell, floor - scores[end] * tall);
+      line.lineTo(edge(end + 1), floor - scores[end] * tall);
       const area = new Path2D(line);
-      area.lineTo((end + 1) * cell, floor);
-      area.lineTo(start * cell, floor);
+      area.lineTo(edge(end + 1), floor);
+      area.lineTo(edge(start), floor);
       context.fillStyle = `${colour}55`;
       context.fill(area);
       context.strokeStyle = colour;
@@ -182,7 +208,7 @@ export class Timeline {
     context.fillStyle = "#8d95a3";
     context.fillText(most.toFixed(most < 1 ? 2 : 1), 4, top + 9);
     if (this.motion.done < this.video.frames) {
-      const x = (this.motion.done / this.video.frames) * width;
+      const x = Math.max(0, this.#x(this.motion.done - 0.5, width));
       context.fillStyle = "#ffffff10";
       context.fillRect(x, top + 1, width - x, MOTION - 2);
     }
