@@ -74,7 +74,7 @@ setup(
         "gcs": ["gcsfs>=2026.10"],
         # To write and read programs (`oclr export-model`); jax imports it there alone.
         "programs": ["flatbuffers>=25"],
-        # Generation on a Beam cluster, through TFDS.
+        # Generation, through TFDS, and segmentation on a Beam cluster.
         "beam": ["apache-beam>=2.77"],
         # The local page: `oclr serve`, `oclr view`.
         "web": ["starlette>=1.10,<2", "uvicorn>=0.54,<1"],

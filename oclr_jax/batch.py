@@ -6,15 +6,18 @@ import os
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from oclr_jax.errors import NO_SPACE, UserError
+from etils import epath
+
+from oclr_jax.errors import NO_SPACE, UserError, describe_os_error
 from oclr_jax.export.exporter import FOLDER as EXPORTS
 from oclr_jax.export.exporter import FORMATS, check_formats, export_result
-from oclr_jax.files import WriteError, staged_output
+from oclr_jax.files import OutputInUse, WriteError, staged_output
 from oclr_jax.flow import FlowEstimator
 from oclr_jax.flow.source import model_estimator, warn_of_other_flow
 from oclr_jax.oclr.predict import Segmenter, load_segmenter
@@ -24,6 +27,7 @@ from oclr_jax.results import RESULT_NAMES, SegmentationRecord, read_record
 from oclr_jax.video.images import IMAGE_SUFFIXES
 from oclr_jax.video.names import natural_sorted, without_junk
 
+AnyPath = TypeVar("AnyPath", Path, epath.Path)
 DONE, KEPT, FAILED = "done", "already there", "failed"
 
 
@@ -37,6 +41,7 @@ class Outcome:
     objects: int | None = None
     seconds: float | None = None
     error: str = ""  # one sentence
+    may_pass: bool = False  # whether the failure is of a kind that may pass
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,15 @@ class Batch:
         except WriteError as error:
             if error.args[1] in NO_SPACE:
                 raise
-            return Outcome(os.fspath(video), FAILED, error=str(error))
-        except (UserError, OSError, UnicodeError) as error:
-            return Outcome(os.fspath(video), FAILED, error=str(error))
+            return _failed(video, str(error), may_pass=True)
+        except (UserError, UnicodeError) as error:
+            return _failed(video, str(error), may_pass=isinstance(error, OutputInUse))
+        except OSError as error:
+            return _failed(video, f"{describe_os_error(error)}.", may_pass=True)
         except Exception as error:
             traceback.print_exc()
             text = f"The program failed ({type(error).__name__}: {error}); please report it."
-            return Outcome(os.fspath(video), FAILED, error=text)
+            return _failed(video, text, may_pass=True)
         seconds = time.perf_counter() - start if state == DONE else None
         found, frames = len(record["objects"]), record["video"]["frames"]
         return Outcome(os.fspath(video), state, frames, found, seconds)
@@ -109,6 +116,10 @@ class Batch:
         missing = [name for name in self.export if not (folder / FORMATS[name].file).exists()]
         if missing:
             export_result(output, missing, video=video, keep_damaged=self.keep_damaged)
+
+
+def _failed(video: str | os.PathLike, error: str, may_pass: bool) -> Outcome:
+    return Outcome(os.fspath(video), FAILED, error=error, may_pass=may_pass)
 
 
 def open_batch(
@@ -180,15 +191,22 @@ def find_videos(pattern: str, output: str | os.PathLike) -> dict[str, Path]:
     if not videos:
         raise UserError(f"Nothing matches {pattern}; check the pattern.")
     stems = [path.name if path.is_dir() else path.stem for path in videos]
+    return name_videos(videos, stems, pattern)
+
+
+def name_videos(
+    videos: Sequence[AnyPath], stems: Sequence[str], pattern: str
+) -> dict[str, AnyPath]:
+    """Videos by the names of their results: stems, or names where two stems are the same."""
+    often = Counter(stems)
     names = [
-        path.name if stems.count(stem) > 1 else stem
-        for path, stem in zip(videos, stems, strict=True)
+        path.name if often[stem] > 1 else stem for path, stem in zip(videos, stems, strict=True)
     ]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(
-                f"Several files of {pattern} are called {name}; segment the folders one by one."
-            )
+    name, number = Counter(names).most_common(1)[0]
+    if number > 1:
+        raise UserError(
+            f"Several files of {pattern} are called {name}; segment the folders one by one."
+        )
     return dict(zip(names, videos, strict=True))
 
 

@@ -70,6 +70,10 @@ def check_input(path: str | os.PathLike) -> Path:
     raise UserError(f"{text} does not exist; check the path.")
 
 
+class OutputInUse(UserError):
+    """Another command writes to the same folder."""
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary path beside `path`; on success it is renamed to `path`, else removed.
@@ -171,7 +175,7 @@ def locked_output(output: str | os.PathLike) -> Iterator[Path]:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             if not _lock(descriptor):
-                raise UserError(
+                raise OutputInUse(
                     f"Another command is writing to {output}; wait for it or choose another folder."
                 )
             yield folder

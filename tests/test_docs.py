@@ -145,6 +145,8 @@ def test_commands_are_accepted(page: Path):
             assert (ROOT / path).is_file(), f"{path} does not exist"
             if path == "launch/train.py":
                 check_training(arguments)
+            elif path == "launch/cluster/segment_beam.py":
+                check_script(path, arguments[: (*arguments, "--").index("--")])
             elif path.startswith("launch/cluster/"):
                 check_cluster_script(path, arguments)
             elif path.endswith(".py"):
