@@ -255,7 +255,7 @@ def mask_stems(result: str | os.PathLike, record: SegmentationRecord) -> list[st
         stems = [path.stem for path in natural_sorted(folder.glob("*.png"))]
     entries = [found for entry in record["objects"] for found in entry["frames"]]
     if len(stems) != record["video"]["frames"] or any(
-        stems[found["frame"]] != found["stem"] for found in entries
+        stems[found["frame"] : found["frame"] + 1] != [found["stem"]] for found in entries
     ):
         raise UserError(
             f"The files in {folder} are not those of objects.json beside them; segment the video "

@@ -167,9 +167,16 @@ def other_masks(result):
     (result / "masks" / "3.png").rename(result / "masks" / "30.png")
 
 
+def frame_beyond_the_end(result):
+    record = json.loads((result / "objects.json").read_text())
+    record["objects"][0]["frames"][-1]["frame"] = 9
+    (result / "objects.json").write_text(json.dumps(record))
+
+
 @pytest.mark.parametrize(
     "spoil, says",
     [
+        (frame_beyond_the_end, "objects.json"),
         (missing_video, "no longer there"),
         (other_length, "has 5 frames and the results 6"),
         (longer, "has 7 frames and the results 6"),

@@ -71,7 +71,9 @@ def test_a_far_frame_is_sought_not_decoded_up_to(tmp_path, monkeypatch):
     access.read(35)
     assert len(decoded) == 6
     access.read(36)
-    assert len(decoded) == 7
+    assert len(decoded) == 7, "the decoder went on"
+    access.read(36)
+    assert len(decoded) == 7 + 7, "and went back to the key frame"
 
 
 def test_stamps_that_do_not_fit_the_record_are_not_trusted(tmp_path):
