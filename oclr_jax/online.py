@@ -24,8 +24,9 @@ from oclr_jax.flow import FlowEstimator, FrameFlow, shot_flow
 from oclr_jax.flow.source import model_estimator, warn_of_other_flow
 from oclr_jax.oclr.online_tracks import LiveWindow, OnlineTracker, live_windows, split_delay
 from oclr_jax.oclr.predict import Segmenter, load_segmenter, overlap_of, window_layers
+from oclr_jax.online_record import write_stream_record
 from oclr_jax.pipeline import describe_settings
-from oclr_jax.results import RESULT_NAMES, track_entries
+from oclr_jax.results import RESULT_NAMES, source_from, track_entries
 from oclr_jax.signals import noted_signals
 from oclr_jax.tracks import Track, frame_masks
 from oclr_jax.video.live import LiveFrame, live_frames
@@ -48,6 +49,7 @@ class Stream(NamedTuple):
 class _Waiting(NamedTuple):
     """A frame whose masks are not known yet."""
 
+    shot: int
     time: float
     size: tuple[int, int]
 
@@ -68,7 +70,7 @@ def segment_online(
     """Segments a stream while it runs, until it ends or Ctrl-C or SIGTERM arrive.
 
     Writes masks/<frame>.png (indexed), one line of JSON per frame to frames.jsonl, and
-    settings.json, all of them while the stream runs.
+    settings.json, all of them while the stream runs, and objects.json when it has ended.
 
     Args:
       source, raw: see `live_frames`.
@@ -101,7 +103,16 @@ def segment_online(
             frames = _until(live_frames(source, raw), signals)
             flows = live_flow(frames, estimator, segmenter, waiting)
             windows = live_windows(flows, info.model.frames, chosen)
-            written, objects = _write(folder, segmenter, windows, waiting, settings)
+            written, objects, size = _write(folder, segmenter, windows, waiting, settings)
+            path = Path(source) if os.path.isfile(source) else None
+            write_stream_record(
+                folder / "objects.json",
+                folder / LINES,
+                path.stem if path else "stream",
+                size,
+                settings,
+                source_from(output, path) if path else None,
+            )
     return Stream(written, objects, chosen.frames, bool(signals))
 
 
@@ -136,7 +147,7 @@ def _with_shots(
     cuts, shot = CutFinder(), 0
     for number, (time, image) in enumerate(frames):
         shot += cuts.add(thumbnail(image))
-        waiting.append(_Waiting(time, image.shape[:2]))
+        waiting.append(_Waiting(shot, time, image.shape[:2]))
         yield shot, number, image
 
 
@@ -165,9 +176,12 @@ def _write(
     windows: Iterable[LiveWindow],
     waiting: deque[_Waiting],
     settings: dict[str, Any],
-) -> tuple[int, int]:
-    """Writes the masks of all frames while they come; returns how many frames and objects."""
-    tracker, written, ids = OnlineTracker(), 0, set()
+) -> tuple[int, int, tuple[int, int]]:
+    """Writes the masks of all frames while they come.
+
+    Returns how many frames and objects there were, and the size of the frames.
+    """
+    tracker, written, ids, size = OnlineTracker(), 0, set(), (0, 0)
     with ExitStack() as opened:
         lines = None
         for window, frames in windows:
@@ -176,6 +190,7 @@ def _write(
                 (folder / "masks").mkdir()
                 write_json(folder / SETTINGS, settings)
                 lines = opened.enter_context(open(folder / LINES, "w", encoding="utf-8"))
+                size = waiting[0].size
             tracks = tracker.add(window_layers(segmenter, window), frames)
             ids |= {track.id for track in tracks}
             while written < frames.stop:
@@ -187,7 +202,7 @@ def _write(
         while waiting:
             _write_frame(folder, lines, [], written, waiting.popleft())
             written += 1
-    return written, len(ids)
+    return written, len(ids), size
 
 
 def _write_frame(
@@ -200,6 +215,9 @@ def _write_frame(
     objects = [{"id": id, "depth_rank": rank[id], **entry} for id, entry in entries.items()]
     # The line after the mask: whoever reads it finds the mask.
     lines.write(
-        json.dumps({"frame": frame, "time": round(read.time, 6), "objects": objects}) + "\n"
+        json.dumps(
+            {"frame": frame, "time": round(read.time, 6), "shot": read.shot, "objects": objects}
+        )
+        + "\n"
     )
     lines.flush()

@@ -26,7 +26,7 @@ FLOORS = (
     {"flow", "export"},
     {"oclr", "corrections"},
     {"refine"},
-    {"pipeline", "propagate", "mask_folder", "train", "programs"},
+    {"pipeline", "propagate", "mask_folder", "train", "programs", "online_record"},
     {"evaluate", "batch", "online", "web"},
     {"cli"},
 )

@@ -12,10 +12,12 @@ import pytest
 
 from oclr_jax import cli, online
 from oclr_jax.errors import UserError
+from oclr_jax.export import export_result
 from oclr_jax.oclr.online_tracks import OnlineTracker, split_delay
 from oclr_jax.oclr.strands import WindowLayers
 from oclr_jax.online import segment_online
 from oclr_jax.ops.metrics import jaccard
+from oclr_jax.results import read_record
 from oclr_jax.video.live import LiveFrame, live_frames
 from oclr_jax.video.png import read_ids
 from tests.clips import motion_segmenter, moving_clip, square_masks, write_frames
@@ -154,6 +156,28 @@ def test_a_signal_ends_the_stream_and_keeps_all_frames(tmp_path, monkeypatch, ca
     assert "was interrupted after 10 frames" in text and "by 5 frames" in error
     masks = masks_of(tmp_path / "out")
     assert len(masks) == 10 and masks[9].any()
+
+
+def test_a_stream_that_ended_is_a_result(tmp_path, monkeypatch, capsys):
+    shots = [moving_clip(7), 255 - moving_clip(1, seed=20), moving_clip(8, seed=10)]
+    play(monkeypatch, np.concatenate(shots))
+    out = tmp_path / "out"
+    segment_online("-", out)
+    record = read_record(out)
+    assert record["video"]["shots"] == [[0, 6], [7, 7], [8, 15]]
+    assert record["video"]["fps"] == pytest.approx(25) and record["video"]["moves"]
+    assert [entry["id"] for entry in record["objects"]] == [1, 2, 3, 4]
+    assert sorted(entry["depth_rank"] for entry in record["objects"]) == [0, 1, 2, 3]
+    export_result(out, ["npz"])
+    with np.load(out / "exports" / "masks.npz") as arrays:
+        assert np.array_equal(arrays["masks"], masks_of(out))
+    assert cli.main(["inspect", str(out)]) == 0
+    assert "stream: 96x64, 16 frames, 25 per second, 3 shots" in capsys.readouterr().out
+    # A file that is read as a stream is where the record says.
+    video = write_video(tmp_path / "clip.mp4", moving_clip(6))
+    monkeypatch.setattr(online, "live_frames", live_frames)
+    segment_online(video, out, overwrite=True)
+    export_result(out, ["gif"])
 
 
 @pytest.mark.parametrize("container", ["mkv", "ts", "raw"])
