@@ -4,6 +4,7 @@ No cluster is at hand: stand-ins for gcloud, sbatch and srun keep what they are 
 it here.
 """
 
+import argparse
 import os
 import shlex
 import shutil
@@ -76,6 +77,51 @@ def test_each_step_of_a_slice_is_one_gcloud_command():
             "bash", "oclr_jax/launch/cluster/tpu_host.sh", step, *TRAINING
         ]  # fmt: skip
     assert words("delete") == ["delete", "slice", "--quiet", "--zone=us-east5-a"]
+
+
+def documented_gcloud() -> argparse.ArgumentParser:
+    """The flags that the reference of gcloud lists for the commands in use, with their values."""
+    every = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    every.add_argument("name")
+    for flag in ("--zone", "--project"):
+        every.add_argument(flag)
+    every.add_argument("--quiet", action="store_true")
+    parser = argparse.ArgumentParser(prog="gcloud compute tpus tpu-vm", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="step", required=True)
+    create = commands.add_parser("create", parents=[every], allow_abbrev=False)
+    create.add_argument("--version", required=True)
+    for flag in ("--accelerator-type", "--network", "--subnetwork", "--service-account", "--tags"):
+        create.add_argument(flag)
+    for flag in ("--spot", "--preemptible", "--async", "--internal-ips", "--reserved"):
+        create.add_argument(flag, action="store_true")
+    ssh = commands.add_parser("ssh", parents=[every], allow_abbrev=False)
+    for flag in ("--worker", "--command", "--ssh-key-file", "--output-directory"):
+        ssh.add_argument(flag)
+    for flag in ("--dry-run", "--internal-ip", "--plain"):
+        ssh.add_argument(flag, action="store_true")
+    delete = commands.add_parser("delete", parents=[every], allow_abbrev=False)
+    delete.add_argument("--async", action="store_true")
+    return parser
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["create", "--type=v5litepod-16", "--image=v2-alpha-tpuv5-lite", "--spot", "--project=p"],
+        ["install", "--project=p"],
+        ["start", "--", *TRAINING],
+        ["log"],
+        ["resume", "--", *TRAINING],
+        ["delete"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_gcloud_documents_every_flag_in_use(arguments):
+    step, *more = arguments
+    words = printed("tpu_pod.sh", step, "--dry-run", *SLICE, *more)
+    given = documented_gcloud().parse_args(words[4:])
+    assert (given.name, given.zone) == ("slice", "us-east5-a")
+    assert given.step in ("create", "ssh", "delete")
 
 
 def test_what_is_printed_is_what_is_run(tmp_path):
