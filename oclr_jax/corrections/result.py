@@ -19,7 +19,8 @@ class Result:
 
     Attributes:
       folder: its path.
-      record: the content of objects.json, less the codes of the masks, which the PNG files hold.
+      record: the content of objects.json; of an object in a frame only score and area, for the
+        masks are in the PNG files.
       stems: names, without suffix, of each frame's files.
       size: (height, width) of the masks.
     """
@@ -32,8 +33,10 @@ class Result:
         self.size = (video["height"], video["width"])
         self.stems = mask_stems(folder, self.record)
         for entry in self.record["objects"]:
-            for found in entry["frames"]:
-                del found["modal"], found["amodal"]
+            entry["frames"] = [
+                {name: found[name] for name in ("frame", "score", "area")}
+                for found in entry["frames"]
+            ]
 
     def ids(self, frame: int) -> UInt8[np.ndarray, "h w"]:
         """The ids that are visible in a frame."""
