@@ -12,7 +12,13 @@ from oclr_jax.errors import UserError
 from oclr_jax.files import staged_output, write_json
 from oclr_jax.ops.metrics import present_ids
 from oclr_jax.refine.appearance_models import load_appearance_model, visible_masks
-from oclr_jax.refine.refiner import RefinerVideo, describe_refiners, open_refiners, refine_tracks
+from oclr_jax.refine.refiner import (
+    RefinerVideo,
+    describe_refiners,
+    human_annotation,
+    open_refiners,
+    refine_tracks,
+)
 from oclr_jax.refine.select import judge_masks, select_frames, wrong_pixels
 from oclr_jax.show.selection_sheet import SheetColumn, selection_sheet
 from oclr_jax.tracks import StoredMask, Track, frame_masks
@@ -63,6 +69,7 @@ def refine_masks(
             "version": oclr_jax.__version__,
             "objects": [track.id for track in tracks],
             "refiners": describe_refiners(refiners),
+            "human_annotation": human_annotation(refiners),
         }
         write_json(folder / RECORD, record)
     return len(tracks)

@@ -25,6 +25,7 @@ from oclr_jax.refine.refiner import (
     Refiner,
     RefinerVideo,
     describe_refiners,
+    human_annotation,
     open_refiners,
     refine_tracks,
 )
@@ -324,6 +325,7 @@ def describe_settings(
         "min_area": MIN_AREA,
         "min_score": MIN_SCORE,
         "refiners": describe_refiners(refiners),
+        "human_annotation": human_annotation(refiners),
     }
 
 

@@ -79,9 +79,12 @@ def _segment_one(options: argparse.Namespace) -> None:
         print(f"Nothing moves in {options.input}: the masks are empty.")
     elif not options.quiet:
         found, frames = len(record["objects"]), record["video"]["frames"]
+        settings = record["settings"]
+        used = settings["human_annotation"] == "used"
         print(
             f"Moving objects found: {found}, in {frames} frames, computed in "
-            f"{record['settings']['precision']}; see {options.output}."
+            f"{settings['precision']}{', human annotation used' if used else ''}; "
+            f"see {options.output}."
         )
 
 

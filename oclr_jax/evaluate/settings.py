@@ -13,7 +13,7 @@ import numpy as np
 
 import oclr_jax
 from oclr_jax.oclr.predict import Segmenter
-from oclr_jax.refine.refiner import Refiner, describe_refiners
+from oclr_jax.refine.refiner import Refiner, describe_refiners, human_annotation
 
 
 def evaluation_settings(
@@ -54,6 +54,7 @@ def evaluation_settings(
         "window": model.frames if model else None,
         "order_from": model.order_from if model else None,
         "refiners": describe_refiners(refiners),
+        "human_annotation": human_annotation(refiners) if segmenter else None,
         "protocol_names": list(protocols),
         "versions": {
             "oclr_jax": oclr_jax.__version__,

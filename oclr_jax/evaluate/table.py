@@ -34,6 +34,8 @@ def describe(report: dict[str, Any]) -> str:
     flow = report["flow"]
     name = flow.get("estimator", flow.get("folder"))
     refiners = "".join(f", refiner {refiner['name']}" for refiner in report["refiners"])
+    if report["human_annotation"] == "used":
+        refiners += ", human annotation used"
     if report["model"] != "oclr":
         named = f"model {report['model']}"
         if report["weights"] != report["model"]:

@@ -1,4 +1,4 @@
-"""Dense CRF: snaps masks to the edges of the image, as the last refiner (`--refine crf`).
+"""Dense CRF: snaps masks to the edges of the image, last or before SAM (`--refine crf`).
 
 Second paper, section 3.4 and supplement. Both papers end with a dense CRF and publish no settings;
 see `crf_settings`.
@@ -43,7 +43,12 @@ class CRF:
 
     def __call__(self, video: RefinerVideo, tracks: list[Track]) -> list[Track]:
         """See `Refiner`. Objects whose probability is nowhere above 0.5 stay as they are."""
-        refined = {track.id: replace(track, modal=dict(track.modal)) for track in tracks}
+        refined = {
+            track.id: replace(
+                track, modal=dict(track.modal), modal_probability=dict(track.modal_probability)
+            )
+            for track in tracks
+        }
         height, width = _working_size(video.clip.height, video.clip.width)
         for frame, image in enumerate(video.frames("CRF")):
             found = [track for track in refined.values() if _is_found(track, frame)]
@@ -55,6 +60,7 @@ class CRF:
             labels, q = np.asarray(q.argmax(axis=0)), np.asarray(q)
             for label, track in enumerate(found, start=1):
                 track.modal[frame] = StoredMask.encode(labels == label, q[label])
+                track.modal_probability[frame] = video.store_probability(q[label])
         return [refined[track.id] for track in tracks]
 
 

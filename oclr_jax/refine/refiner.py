@@ -14,6 +14,7 @@ from oclr_jax.flow import FrameFlow
 from oclr_jax.oclr.tta.config import VARIANTS as TTA_VARIANTS
 from oclr_jax.refine.crf_settings import CRF_PRESETS, DEFAULT_PRESET
 from oclr_jax.refine.feature_cache import FeatureCache, FeatureKey, video_digest
+from oclr_jax.refine.sam_settings import SAM_WEIGHTS
 from oclr_jax.storage import ArrayFile, StoredArray
 from oclr_jax.tracks import StoredProbability, Track
 from oclr_jax.video.clip import Clip, progress
@@ -141,12 +142,19 @@ def _open_tta(name: str) -> Refiner:
     return open_tta(name)
 
 
+def _open_sam(name: str) -> Refiner:
+    from oclr_jax.refine.sam import open_sam
+
+    return open_sam(name)
+
+
 # By name, what makes a refiner. It raises UserError if something that the refiner needs is missing.
 REFINERS: dict[str, Callable[[], Refiner]] = {
     "self": _self_refiner,
     "crf": partial(_open_crf, DEFAULT_PRESET),
     **{f"crf:{name}": partial(_open_crf, name) for name in CRF_PRESETS if name != DEFAULT_PRESET},
     **{name: partial(_open_tta, name) for name in TTA_VARIANTS},
+    **{name: partial(_open_sam, name) for name in SAM_WEIGHTS},
 }
 # The same for refiners with trained weights, from a folder of weights or None for the default ones.
 TRAINED: dict[str, Callable[[str | os.PathLike | None], Refiner]] = {
@@ -169,8 +177,8 @@ def open_refiners(
       weights: folder with the weights of those in `TRAINED`; None for the default ones.
 
     Raises:
-      UserError: a name is unknown, a CRF is not the last one, something that a refiner needs is
-        missing, or no refiner uses the weights.
+      UserError: a name is unknown, another refiner than SAM follows a CRF, something that a
+        refiner needs is missing, or no refiner uses the weights.
     """
     names = DEFAULT_REFINERS if names is None else names
     known = [*REFINERS, *TRAINED, *COMBINED]
@@ -179,9 +187,13 @@ def open_refiners(
             raise UserError(
                 f"There is no refiner {name!r}; choose from {', '.join(known)}, or none."
             )
-    for name in names[:-1]:
-        if name.split(":")[0] == "crf":
-            raise UserError(f"The refiner {name} must be the last one; move it to the end.")
+    for place, name in enumerate(names):
+        after = {other.split(":")[0] for other in names[place + 1 :]}
+        if name.split(":")[0] == "crf" and after - {"sam"}:
+            raise UserError(
+                f"The refiner {name} must be the last one, with nothing but sam after it; move it "
+                "to the end."
+            )
     single = [part for name in names for part in COMBINED.get(name, (name,))]
     if weights is not None and not TRAINED.keys() & set(single):
         raise UserError(
@@ -206,3 +218,9 @@ def refine_tracks(
 def describe_refiners(refiners: Sequence[Refiner]) -> list[Mapping[str, Any]]:
     """The record of the refiners that were applied: name and settings of each, in order."""
     return [{"name": refiner.name, **refiner.settings()} for refiner in refiners]
+
+
+def human_annotation(refiners: Sequence[Refiner]) -> str:
+    """The record of whether a model among the refiners was trained with human annotation."""
+    used = any(refiner.settings().get("human_annotation") for refiner in refiners)
+    return "used" if used else "none"

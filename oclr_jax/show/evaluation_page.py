@@ -75,7 +75,8 @@ def _source(report: dict[str, Any]) -> str:
     return (
         f"Weights {report['weights']} on a grid of {'x'.join(map(str, report['grid']))}, windows "
         f"of {report['window']} frames, flow {flow.get('estimator', flow.get('folder'))} at gap "
-        f"{report['gap']}, refiners: {', '.join(r['name'] for r in report['refiners']) or 'none'}."
+        f"{report['gap']}, refiners: {', '.join(r['name'] for r in report['refiners']) or 'none'}, "
+        f"human annotation: {report['human_annotation']}."
     )
 
 
@@ -127,6 +128,7 @@ def _our_row(report: dict[str, Any], protocol: str, names: list[str]) -> list[st
         if report["refiners"] and report["scored_on"][protocol] == "tracks":
             method = " + ".join([method, *(refiner["name"] for refiner in report["refiners"])])
             inputs = "flow, RGB"
+            labels = "yes" if report["human_annotation"] == "used" else "no"
         grid = "x".join(map(str, report["grid"]))
     settings = ["", method, labels, inputs, grid, str(report["gap"] or ""), protocol]
     return settings + _figures(figures, names)

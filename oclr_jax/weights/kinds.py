@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from oclr_jax.errors import UserError
-from oclr_jax.models import corrector, dino, oclr, raft, selector
+from oclr_jax.models import corrector, dino, oclr, raft, sam, selector
 from oclr_jax.models.baselines import mask_rcnn, motion_grouping
 from oclr_jax.torch_import.names_corrector import import_corrector, is_corrector
 from oclr_jax.torch_import.names_dino import import_dino, is_dino
@@ -17,6 +17,7 @@ from oclr_jax.torch_import.names_motion_grouping import (
 )
 from oclr_jax.torch_import.names_oclr import import_oclr, is_oclr
 from oclr_jax.torch_import.names_raft import import_raft, is_raft
+from oclr_jax.torch_import.names_sam import import_sam, is_sam
 from oclr_jax.torch_import.names_selector import import_selector, is_selector
 from oclr_jax.torch_import.strict import some_names
 
@@ -116,6 +117,15 @@ KINDS = {
         config=mask_rcnn.MaskRCNNConfig,
         shapes=mask_rcnn.parameter_shapes,
         sees_flow=True,
+    ),
+    "sam": Kind(
+        title="prompted segmentation",
+        metadata_key="oclr_jax_sam",
+        config=sam.SAMConfig,
+        shapes=sam.parameter_shapes,
+        import_state=import_sam,
+        is_release=is_sam,
+        release={"card": {"trained_on": "images with human annotation"}},
     ),
 }
 

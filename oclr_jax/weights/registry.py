@@ -140,6 +140,54 @@ KNOWN = (
         )
         for dataset in ("davis", "segtrack", "fbms", "moca")
     ),
+    KnownWeights(
+        "sam_vit_b_01ec64",
+        "sam",
+        "--refine sam:vit_b; SAM ViT-B, trained with human annotation",
+        "sam_vit_b_01ec64.pth",
+        page="https://github.com/facebookresearch/segment-anything",
+        megabytes=375,
+        sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    KnownWeights(
+        "sam_vit_l_0b3195",
+        "sam",
+        "--refine sam:vit_l; SAM ViT-L, trained with human annotation",
+        "sam_vit_l_0b3195.pth",
+        page="https://github.com/facebookresearch/segment-anything",
+        megabytes=1250,
+        sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    KnownWeights(
+        "sam_vit_h_4b8939",
+        "sam",
+        "--refine sam; SAM ViT-H, trained with human annotation",
+        "sam_vit_h_4b8939.pth",
+        page="https://github.com/facebookresearch/segment-anything",
+        megabytes=2565,
+        sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+    KnownWeights(
+        "sam_hq_vit_b",
+        "sam",
+        "--refine sam:hq_vit_b; HQ-SAM ViT-B, trained with human annotation",
+        "sam_hq_vit_b.pth",
+        page="https://github.com/SysCV/sam-hq",
+    ),
+    KnownWeights(
+        "sam_hq_vit_l",
+        "sam",
+        "--refine sam:hq_vit_l; HQ-SAM ViT-L, trained with human annotation",
+        "sam_hq_vit_l.pth",
+        page="https://github.com/SysCV/sam-hq",
+    ),
+    KnownWeights(
+        "sam_hq_vit_h",
+        "sam",
+        "--refine sam:hq_vit_h; HQ-SAM ViT-H, trained with human annotation",
+        "sam_hq_vit_h.pth",
+        page="https://github.com/SysCV/sam-hq",
+    ),
 )
 
 
@@ -189,7 +237,9 @@ def _check_published(path: Path) -> None:
     known = next((known for known in KNOWN if known.path == path), None)
     if known is None or known.sha256 is None:
         return
-    if hashlib.sha256(path.read_bytes()).hexdigest() != known.sha256:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != known.sha256:
         raise UserError(
             f"{path} is not the published {known.file}, its SHA-256 differs; download it again, or "
             "give weights of your own by their path."
