@@ -158,7 +158,9 @@ def test_masks_snap_to_the_edges_of_the_image(frames):
             assert refined[id - 1].modal[frame].score > 0.5
         assert not (found == 3).any() and frame not in refined[2].modal
     assert all(one.amodal == two.amodal for one, two in zip(tracks, refined, strict=True))
-    assert all(not one.modal_probability for one in refined)
+    assert all(one.modal_probability.keys() == one.modal.keys() for one in refined)
+    probability = refined[0].modal_probability[0].decode()
+    assert (probability[refined[0].modal[0].decode()] > 0.5).mean() > 0.95
 
 
 def test_modal_probabilities_of_an_earlier_refiner_are_used():

@@ -4,6 +4,8 @@ Kirillov et al.: "Segment Anything" (ICCV 2023). Ke et al.: "Segment Anything in
 (NeurIPS 2023). The second paper prompts both with its masks (supplement A.3 and C.4).
 """
 
+from functools import lru_cache
+
 import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -56,6 +58,7 @@ class SAM(nn.Module):
         return self.decoder(embedding, self.prompts.positions(), sparse, dense)
 
 
+@lru_cache(maxsize=4)
 def parameter_shapes(config: SAMConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every variable of the model, by its path `params/a/b`."""
     image = jax.ShapeDtypeStruct((config.side, config.side, 3), "f4")
