@@ -340,8 +340,8 @@ def test_wrong_settings_and_prompts_are_refused():
     with pytest.raises(ValueError, match="hq needs"):
         replace(TINY, hq=True, global_blocks=())
     assert SAMConfig.from_dict(TINY.to_dict()) == TINY
-    variables, image = random_variables(TINY), jnp.zeros((20, 20, 3))
+    decode = partial(SAM(TINY).apply, random_variables(TINY), method=SAM.decode)
     with pytest.raises(ValueError, match="needs points, boxes or masks"):
-        SAM(TINY).apply(variables, image, Prompts())
+        decode(jnp.zeros((5, 5, 16)), Prompts())
     with pytest.raises(ValueError, match="points and labels"):
-        SAM(TINY).apply(variables, image, Prompts(points=jnp.zeros((1, 1, 2))))
+        decode(jnp.zeros((5, 5, 16)), Prompts(points=jnp.zeros((1, 1, 2))))
