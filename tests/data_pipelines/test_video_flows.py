@@ -44,6 +44,7 @@ def test_samples_are_two_gaps_of_one_frame(videos, cache):
         for pair in training[step]["flow"]:
             assert pair.shape == (1, 16, 24, 4)
             parts = pair[0, ..., :2], pair[0, ..., 2:]
+            assert not np.array_equal(*parts), "the gaps are different ones"
             places = [
                 {
                     (name, frame, gap)
