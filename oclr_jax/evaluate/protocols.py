@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float16, Float64, UInt8
 
-from oclr_jax.datasets.benchmarks import MAX_PROPOSALS, VOID
+from oclr_jax.datasets.benchmarks import MAX_PROPOSALS, VOID, Benchmark
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate.truth import Truth
 from oclr_jax.ops.boundary import boundary_f
+from oclr_jax.ops.id_metrics import hota, id_switches, idf1, mask_overlaps
 from oclr_jax.ops.metrics import (
     assign,
     border_share,
@@ -109,6 +110,26 @@ def frame_metrics(protocol: str, matched: UInt8[np.ndarray, "t h w"], truth: Tru
     return {
         name: {"J": jaccard(*masks, void), "F": boundary_f(*masks, void)}
         for name, masks in pairs.items()
+    }
+
+
+def identity_metrics(
+    protocol: str, found: Prediction, truth: Truth, benchmark: Benchmark
+) -> dict[str, float]:
+    """HOTA, IDF1 and id switches of a sequence with several objects; {} where ids do not count.
+
+    They compare the tracks with the ground truth before any matching, in all annotated frames.
+    """
+    single = benchmark.single or truth.drop_ends or bool(truth.boxes)
+    if single or scored_on(protocol) != "tracks" or protocol in ("union", "no-oracle"):
+        return {}
+    void = truth.ids == VOID
+    tracks, ids = (np.where(void, np.uint8(0), x) for x in (found.tracks, truth.ids))
+    table = mask_overlaps(ids, tracks)
+    return {
+        "HOTA": hota(table).hota,
+        "IDF1": idf1(table),
+        "id_switches": float(id_switches(table)),
     }
 
 

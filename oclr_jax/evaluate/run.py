@@ -13,7 +13,7 @@ from oclr_jax.evaluate.datasets import ON_TRACKS, Dataset, open_dataset
 from oclr_jax.evaluate.mask_folder import read_results
 from oclr_jax.evaluate.output import EvaluationOutput
 from oclr_jax.evaluate.predictions import predict_sequence, with_gap
-from oclr_jax.evaluate.protocols import frame_metrics, match, scored_on
+from oclr_jax.evaluate.protocols import frame_metrics, identity_metrics, match, scored_on
 from oclr_jax.evaluate.scores import Record, score_sequence, summarize
 from oclr_jax.evaluate.settings import evaluation_settings
 from oclr_jax.evaluate.synthetic import (
@@ -219,7 +219,8 @@ def _evaluate_sequence(
     values = {name: frame_metrics(name, masks, truth) for name, masks in matched.items()}
     strip = sequence_strip(sequence, truth.frames, truth.ids, matched[protocols[0]])
     folder.keep_strip(sequence.name, strip)
-    return score_sequence(values, truth)
+    identity = {name: identity_metrics(name, found, truth, benchmark) for name in protocols}
+    return score_sequence(values, truth, identity)
 
 
 def _report(

@@ -10,11 +10,15 @@ from oclr_jax.evaluate.protocols import Values, scored_on
 from oclr_jax.evaluate.truth import Truth
 from oclr_jax.ops.metrics import statistics, success_rates
 
+# Metrics of the ids over a whole sequence, see `protocols.identity_metrics`.
+IDENTITY = ("HOTA", "IDF1", "id_switches")
 # By protocol: which frames are scored, metrics by object, and metrics of the sequence.
 Record = dict[str, dict[str, Any]]
 
 
-def score_sequence(values: dict[str, Values], truth: Truth) -> Record:
+def score_sequence(
+    values: dict[str, Values], truth: Truth, identity: dict[str, dict[str, float]] | None = None
+) -> Record:
     """Computes the metrics of a sequence by protocol.
 
     J and F each have mean, recall and decay per object. The metrics of the sequence are means over
@@ -24,6 +28,7 @@ def score_sequence(values: dict[str, Values], truth: Truth) -> Record:
     Args:
       values: by protocol, object and metric, one value per scored frame.
       truth: the ground truth.
+      identity: by protocol, metrics of the ids over the whole sequence, if ids count.
     """
     record: Record = {}
     for protocol, objects in values.items():
@@ -38,6 +43,7 @@ def score_sequence(values: dict[str, Values], truth: Truth) -> Record:
                 entry[name] = float(np.mean(means))
         if scored_on(protocol) == "flows":
             entry["count"] = len(truth.frames[truth.counted(protocol)])
+        entry |= (identity or {}).get(protocol, {})
         if truth.boxes:
             entry["overlaps"] = objects["1"]["J"].tolist()
             entry["motion"] = [box.motion for box in truth.boxes[truth.counted(protocol)]]
@@ -61,8 +67,9 @@ def summarize(
 
     They are means over sequences if each has one foreground; otherwise over all objects of all
     sequences, as in the official multi-object evaluator; in the evaluation of Motion Grouping, over
-    all frames. On MoCA, as in its evaluator, J is a mean
-    over sequences, and success rates are means over frames: over all, and over each kind of motion.
+    all frames. Metrics of the ids are means over sequences. On MoCA, as in its evaluator, J is a
+    mean over sequences, and success rates are means over frames: over all, and over each kind of
+    motion.
     """
     means = {}
     for protocol in protocols:
@@ -78,7 +85,14 @@ def summarize(
                 name: float(np.average([figure[name] for figure in figures], weights=counts))
                 for name in names
             }
+            means[protocol] |= _identity_means(entries)
     return means
+
+
+def _identity_means(entries: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over sequences of the metrics of the ids, if there are any."""
+    names = [name for name in IDENTITY if name in entries[0]]
+    return {name: float(np.mean([entry[name] for entry in entries])) for name in names}
 
 
 def _detection(entries: list[dict[str, Any]]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 from oclr_jax.files import replacing
 
 # Metrics in the printed table, if they were measured.
-_SHOWN = ("J&F", "J", "F", "SR", "J_amodal", "order")
+_SHOWN = ("J&F", "J", "F", "SR", "J_amodal", "order", "HOTA", "IDF1")
 
 
 def format_table(report: dict[str, Any]) -> str:

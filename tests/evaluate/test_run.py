@@ -68,6 +68,12 @@ def test_objects_are_matched_one_to_one(tmp_path):
         assert report["mean"][protocol]["J"] > 0.6
         assert report["sequences"]["first"][protocol]["objects"].keys() == {"1", "2"}
         assert report["sequences"]["first"][protocol]["frames"] == "all"
+    for protocol in ("sequence-oracle", "davis-unsupervised"):
+        assert (
+            0.6 < report["mean"][protocol]["HOTA"] <= 1 and report["mean"][protocol]["IDF1"] > 0.9
+        )
+        assert report["sequences"]["first"][protocol]["id_switches"] == 0
+    assert "IDF1" not in report["mean"]["paper"] and "IDF1" not in report["mean"]["union"]
 
 
 def test_flow_from_a_folder_of_sequences(tmp_path):
