@@ -1,27 +1,20 @@
-"""Compares finished training runs with the paper's tables E6 to E8, as markdown and CSV.
+"""Finished trainings beside the first paper's tables E6 to E8: `tables.py ablations`.
 
-`python launch/reports/collect_results.py workdirs/ours_* --output results`. The figures come from
-`oclr evaluate --weights WORKDIR/weights.safetensors --output WORKDIR/evaluation/NAME`, protocol
-`paper`. Mean and standard deviation are over seeds.
+The figures come from `oclr evaluate --weights WORKDIR/weights.safetensors --output
+WORKDIR/evaluation/NAME`, protocol `paper`. Mean and standard deviation are over seeds.
 """
 
-import argparse
 import csv
 import io
 import json
-import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Runs from a checkout, installed or not.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import numpy as np
 
 from configs.oclr_flow import get_config
-from oclr_jax.command import run_command
 from oclr_jax.datasets.ablations import (
     COLUMNS,
     E6,
@@ -286,8 +279,8 @@ def to_markdown(tables: list[Table], notes: list[str]) -> str:
     lines = []
     for table in tables:
         lines += [f"## {TITLES[table.name]}", ""]
-        lines += [_line(table.head), _line(["---"] * len(table.head))]
-        lines += [*map(_line, table.rows), ""]
+        lines += [markdown_line(table.head), markdown_line(["---"] * len(table.head))]
+        lines += [*map(markdown_line, table.rows), ""]
     lines += [
         "J in percent. The paper's columns are as published: RAFT flow, its own synthetic data. "
         f"Our columns use the protocol `{PROTOCOL}` and the flow named in brackets. Own Syn-Val "
@@ -301,7 +294,8 @@ def to_markdown(tables: list[Table], notes: list[str]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _line(cells: list[str]) -> str:
+def markdown_line(cells: list[str]) -> str:
+    """A row of a table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -315,18 +309,16 @@ def to_csv(tables: list[Table]) -> str:
     return text.getvalue()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parses the command line, prints or writes the tables, returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "workdirs", nargs="+", type=Path, help="workdirs of the variants ours_a to ours_i"
-    )
-    parser.add_argument("--output", type=Path, help="folder for results.md and results.csv")
-    options = parser.parse_args(arguments)
-    return run_command("collect_results", lambda: _collect(options.workdirs, options.output))
+def write_ablations(workdirs: list[Path], output: Path | None) -> None:
+    """Prints tables E6 to E8 with the figures of finished trainings.
 
+    Args:
+      workdirs: of the variants ours_a to ours_i.
+      output: folder for results.md and results.csv, or None.
 
-def _collect(workdirs: list[Path], output: Path | None) -> None:
+    Raises:
+      UserError: a folder is not a workdir, or two are the same experiment with the same seed.
+    """
     notes: list[str] = []
     runs = [run for workdir in workdirs if (run := read_run(workdir, notes))]
     tables = make_tables(runs)
@@ -336,7 +328,3 @@ def _collect(workdirs: list[Path], output: Path | None) -> None:
             with replacing(output / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
     print(markdown, end="")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

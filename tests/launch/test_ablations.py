@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from configs.oclr_flow import get_config
-from launch.reports.collect_results import NOT_TRAINED, changed_fields, main
+from launch.reports.ablations import NOT_TRAINED, changed_fields
+from launch.reports.tables import main
 from oclr_jax.datasets.ablations import COLUMNS, EXPERIMENTS, REPEATS, REPEATS_MEAN, REPEATS_STD
 from oclr_jax.evaluate.settings import params_digest
 from oclr_jax.models.oclr import OCLR
@@ -63,7 +64,7 @@ def write_metrics(workdir, dataset, title, j, sha256):
 
 
 def collect(*arguments, capsys):
-    assert main([str(argument) for argument in arguments]) == 0
+    assert main(["ablations", *map(str, arguments)]) == 0
     out = capsys.readouterr().out
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -176,8 +177,8 @@ def test_files(tmp_path, params, capsys):
 
 
 def test_a_mistake_is_one_sentence_and_status_2(tmp_path, params, capsys):
-    assert main([str(tmp_path)]) == 2
+    assert main(["ablations", str(tmp_path)]) == 2
     assert "is not a training workdir" in capsys.readouterr().err
     one, two = (finish(tmp_path / name, params) for name in ("one", "two"))
-    assert main([str(one), str(two)]) == 2
+    assert main(["ablations", str(one), str(two)]) == 2
     assert "the same experiment with the same seed" in capsys.readouterr().err
