@@ -37,9 +37,10 @@ class Row(NamedTuple):
 
 
 class PaperTable(NamedTuple):
-    """A table of a paper."""
+    """A table of a paper; `dataset`: that of its commands, for one of the columns."""
 
     title: str
+    dataset: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
 
@@ -165,7 +166,7 @@ def propagation_row(name: str, refiner: str, *published: object) -> Row:
 
 
 def selector_row(name: str, published: object, config: str = "") -> Row:
-    commands = ("python launch/reports/selection.py DATASET --refine-weights REFINE",)
+    commands = ("python launch/reports/selection.py DATA --refine-weights REFINE",)
     training = (training_command(config),) if config else ()
     needs = DINO if name == "propagation" else "`syn_train`" if config else ""
     return Row(name, (str(published),), (*training, *commands), needs)

@@ -32,6 +32,7 @@ _SINGLE = ("DAVIS2016 J", "SegTrackv2 J", "FBMS-59 J", "MoCA SR")
 FIRST_PAPER = (
     PaperTable(
         "Table 2: one foreground",
+        "davis2016",
         _SINGLE,
         benchmark_rows(
             "first",
@@ -40,6 +41,7 @@ FIRST_PAPER = (
     ),
     PaperTable(
         "Table 3: several objects, DAVIS2017-motion",
+        "davis2017_motion",
         ("J&F", "J", "F"),
         (
             method_row("Motion Grouping", 35.8, 38.4, 33.2),
@@ -52,10 +54,16 @@ FIRST_PAPER = (
             method_row("DINO (first-frame mask)", 78.7, 77.7, 79.6),
         ),
     ),
-    PaperTable(TITLES[E6], COLUMNS[E6], experiment_rows(E6)),
-    PaperTable(f"{TITLES[E7]} (table 1 has some of its rows)", COLUMNS[E7], experiment_rows(E7)),
+    PaperTable(TITLES[E6], "davis2016", COLUMNS[E6], experiment_rows(E6)),
+    PaperTable(
+        f"{TITLES[E7]} (table 1 has some of its rows)",
+        "davis2017_motion",
+        COLUMNS[E7],
+        experiment_rows(E7),
+    ),
     PaperTable(
         TITLES[E8],
+        "davis2017_motion",
         COLUMNS[E8],
         tuple(
             Row(
@@ -69,6 +77,7 @@ FIRST_PAPER = (
     ),
     PaperTable(
         "Table E9: test-time adaptation",
+        "davis2016",
         ("DAVIS2016 J", "DAVIS2017-motion J"),
         (
             propagation_row("Ours-J: flow only", "", 72.1, 54.5),
@@ -82,6 +91,7 @@ FIRST_PAPER = (
 SECOND_PAPER = (
     PaperTable(
         "Table 3: mask selection",
+        "davis2017_motion",
         ("DAVIS17-m AP",),
         (
             selector_row("random", 0.568),
@@ -92,6 +102,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 4: effect of the corrector",
+        "davis2017_motion",
         _YTVOS_DAVIS,
         (
             propagation_row("before", "", 46.5, 54.5),
@@ -100,6 +111,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 5: architecture of the corrector",
+        "davis2017_motion",
         _YTVOS_DAVIS,
         (
             corrector_row("alphas upsampled", (54.6, 55.8), config="corrector.py:alphas"),
@@ -109,6 +121,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 6: target frames T",
+        "davis2017_motion",
         _YTVOS_DAVIS,
         tuple(
             corrector_row(f"T = {frames}", figures, f"model.frames={frames}")
@@ -117,6 +130,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 7: exemplars t per object",
+        "davis2017_motion",
         _YTVOS_DAVIS,
         tuple(
             corrector_row(f"t = {count}", figures, f"model.exemplars={count}")
@@ -125,6 +139,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 8: background queries",
+        "davis2017_motion",
         ("DAVIS17-m J",),
         tuple(
             corrector_row(f"K_bg = {count}", figures, f"model.backgrounds={count}")
@@ -133,6 +148,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 9: image features",
+        "davis2017_motion",
         ("DAVIS17-m J",),
         tuple(
             corrector_row(name, figures, f"model.backbone={backbone}")
@@ -145,6 +161,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 10: optical flow",
+        "davis2017_motion",
         ("DAVIS17-m J, flow model", "DAVIS17-m J, refined"),
         (
             Row("ARFlow", ("39.5", "53.2")),
@@ -161,6 +178,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 11: flow segmentation models",
+        "davis2017_motion",
         ("DAVIS17-m J, flow model", "DAVIS17-m J, refined"),
         (
             method_row("MG", 38.4, 48.4),
@@ -178,6 +196,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 12: repeated trainings of the selector",
+        "davis2017_motion",
         ("DAVIS17-m AP",),
         tuple(
             Row(
@@ -191,6 +210,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 13: repeated trainings of the corrector",
+        "davis2017_motion",
         _YTVOS_DAVIS,
         tuple(
             Row(
@@ -204,6 +224,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 14: self-supervised adaptation",
+        "davis2017_motion",
         _YTVOS_DAVIS,
         (
             corrector_row("none", (60.9, 60.0)),
@@ -215,6 +236,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 15: feature reconstruction in adaptation",
+        "davis2017_motion",
         _YTVOS_DAVIS,
         (
             Row("without", ("63.7", "62.6"), needs=MISSING),
@@ -223,6 +245,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 16: supervised fine-tuning of the upsampling",
+        "davis2017_motion",
         _YTVOS_DAVIS,
         (
             corrector_row("neither", (60.9, 60.0)),
@@ -233,6 +256,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 17: post-processing",
+        "davis2017_motion",
         _YTVOS_DAVIS,
         (
             Row("none", ("66.9", "66.3"), refined("appearance"), REFINE),
@@ -245,6 +269,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 18: OCLR-TTA with SAM",
+        "davis2017_motion",
         _YTVOS_DAVIS,
         (
             Row(
@@ -259,6 +284,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 19: several objects (table 1 has some of its rows)",
+        "davis2017_motion",
         tuple(f"{name} {m}" for name in ("YTVOS18-m", "DAVIS17-m") for m in ("J&F", "J", "F")),
         (
             *benchmark_rows(
@@ -274,6 +300,7 @@ SECOND_PAPER = (
     ),
     PaperTable(
         "Table 20: one foreground (table 2 has some of its rows; here those of published.py)",
+        "davis2016",
         _SINGLE[:3],
         benchmark_rows("second", {"davis2016": ("J",), "segtrack_v2": ("J",), "fbms59": ("J",)}),
     ),

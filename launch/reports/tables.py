@@ -31,9 +31,10 @@ _INTRODUCTION = (
     "they need beyond the data of the columns, and what was measured with this project so far, "
     "with the set, the protocol and the weights. Figures on other sets than the columns', or with "
     "other weights than the papers', are not comparable with the published ones.",
-    "In the commands, `DATASET` and `DATA` are those of the column ([evaluate.md](evaluate.md)), "
-    "`OCLR` and `RAFT` weights of the flow model and of RAFT, `REFINE` a folder with selector and "
-    "corrector ([refinement.md](refinement.md)), `WEIGHTS` what the training above exported. "
+    "The commands name the dataset of one column; [evaluate.md](evaluate.md) lists the others. "
+    "`DATA` is its folder, `OCLR` and `RAFT` are weights of the flow model and of RAFT, `REFINE` "
+    "is a folder with selector and corrector ([refinement.md](refinement.md)), and `WEIGHTS` what "
+    "the training above exported. "
     "YouTube-VOS and the second paper's FBMS-59 take `--gap 3`. Released weights, converted with "
     "`oclr convert`, can stand for full trainings. Neither was at hand for what was measured here, "
     "which uses the weights of the package.",
@@ -88,7 +89,8 @@ def _table(table: PaperTable, measured: list[dict[str, Any]]) -> str:
     commands: dict[tuple[str, ...], list[str]] = {}
     for row in table.rows:
         if row.commands:
-            commands.setdefault(row.commands, []).append(row.name)
+            of_set = tuple(command.replace("DATASET", table.dataset) for command in row.commands)
+            commands.setdefault(of_set, []).append(row.name)
     if commands:
         blocks = ["\n".join([f"# {'; '.join(names)}", *of]) for of, names in commands.items()]
         lines += ["", "```bash", "\n\n".join(blocks), "```"]
