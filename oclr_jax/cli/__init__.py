@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import oclr_jax
 from oclr_jax.cli import (
     apply,
+    compare,
     evaluate,
     export,
     flow,
@@ -48,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_inspect(commands)
     propagate.add(commands)
     evaluate.add(commands)
+    compare.add(commands)
     masks.add_refine(commands)
     masks.add_select(commands)
     serve.add_serve(commands)

@@ -1,5 +1,6 @@
 """PNG files: indexed masks in the DAVIS palette, binary masks and pictures."""
 
+import io
 import os
 
 import numpy as np
@@ -45,6 +46,13 @@ def write_png(
 ) -> None:
     """Writes an 8-bit grey (masks: 0 or 255) or RGB picture."""
     _save(path, Image.fromarray(image))
+
+
+def encode_png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """An RGB picture as the content of a file."""
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "PNG", compress_level=_COMPRESSION)
+    return content.getvalue()
 
 
 def _save(path: str | os.PathLike, image: Image.Image) -> None:
