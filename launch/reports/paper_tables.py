@@ -262,9 +262,16 @@ SECOND_PAPER = (
             Row("none", ("66.9", "66.3"), refined("appearance"), REFINE),
             Row("CRF", ("67.1", "67.0"), refined("appearance", "crf"), REFINE),
             Row("SAM", ("70.6", "70.4"), refined("appearance", "sam"), "SAM weights"),
-            Row("HQ-SAM", ("70.9", "71.2"), refined("appearance", "sam-hq"), "HQ-SAM weights"),
-            Row("CRF and SAM", ("71.1", "70.9"), needs=MISSING),
-            Row("CRF and HQ-SAM", ("71.1", "71.3"), needs=MISSING),
+            Row(
+                "HQ-SAM", ("70.9", "71.2"), refined("appearance", "sam:hq_vit_h"), "HQ-SAM weights"
+            ),
+            Row("CRF, SAM", ("71.1", "70.9"), refined("appearance", "crf", "sam"), "SAM weights"),
+            Row(
+                "CRF, HQ-SAM",
+                ("71.1", "71.3"),
+                refined("appearance", "crf", "sam:hq_vit_h"),
+                "HQ-SAM weights",
+            ),
         ),
     ),
     PaperTable(

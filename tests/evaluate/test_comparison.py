@@ -48,6 +48,7 @@ def make_run(folder, wild_j, wild_lefts, title="mine", protocols=("union",)):
         "flow": {"estimator": "dis"},
         "gap": 1,
         "refiners": [{"name": folder.name}],
+        "human_annotation": "not used",
         "mean": {name: {"J": (0.9 + wild_j) / 2} for name in protocols},
         "sequences": {n: {p: entry[p][n] for p in protocols} for n in ("calm", "wild")},
     }

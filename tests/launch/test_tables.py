@@ -81,7 +81,7 @@ def test_measured_figures_get_into_their_rows(tmp_path, monkeypatch):
     assert entries[1]["mean"] == {"J": 0.6}
     page = tables.make_page(entries)
     (row,) = (line for line in page.splitlines() if line.startswith("| Ours-M"))
-    assert "DAVIS2016 dev-4, `sequence-oracle`, oclr-small: J 60.0" in row
+    assert "DAVIS2016 dev-4 (2 sequences), `sequence-oracle`, oclr-small: J 60.0" in row
     (row,) = (line for line in page.splitlines() if line.startswith("| Ours-J"))
     assert "`paper`, oclr-small: J 50.0" in row and "sequence-oracle" not in row
 
