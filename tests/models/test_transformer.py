@@ -7,10 +7,12 @@ import pytest
 
 from oclr_jax.models.layers.norms import instance_norm
 from oclr_jax.models.layers.positions import coordinate_grid
+from oclr_jax.models.oclr import transformer
 from oclr_jax.models.oclr.transformer import (
     MultiHeadAttention,
     UnbiasedLayerNorm,
     attend,
+    attend_in_parts,
     dropout_mask,
 )
 from oclr_jax.models.oclr.unet import Upsample, max_pool
@@ -22,17 +24,48 @@ def rand(*shape: int) -> jax.Array:
 
 def test_one_frame_attends_to_a_plain_mean():
     query, key, value = rand(1, 6, 4), rand(1, 6, 4), rand(2, 6, 4)[:1]
-    out = attend(query, key, value, None, 1.0, frames=1)
+    out = attend(query, key, value, same_frame=jnp.ones((6, 6), bool))
     np.testing.assert_allclose(out, np.broadcast_to(value.mean(1), out.shape[1:])[None], atol=1e-6)
 
 
-def test_tokens_of_the_same_frame_are_masked():
-    query, key, value = rand(1, 6, 4), rand(1, 6, 4), rand(2, 6, 4)[:1]
-    out = attend(query, key, value, None, 1.0, frames=3)
-    other = value.at[:, 2:4].add(100.0)  # the second of three frames of two tokens
-    moved = np.abs(attend(query, key, other, None, 1.0, frames=3) - out).max(axis=(0, 2))
+@pytest.mark.parametrize("scores", [1, 12, 100])  # at a time: one query, two, all
+def test_tokens_of_the_same_frame_are_masked(monkeypatch, scores):
+    monkeypatch.setattr(transformer, "SCORES_AT_A_TIME", scores)
+    query, key, value = rand(1, 1, 6, 4), rand(1, 1, 6, 4), rand(1, 2, 6, 4)[:, :1]
+    out = attend_in_parts(query, key, value, None, 0.0, frames=3)
+    other = value.at[:, :, 2:4].add(100.0)  # the second of three frames of two tokens
+    moved = attend_in_parts(query, key, other, None, 0.0, frames=3) - out
+    moved = np.abs(moved).max(axis=(0, 1, 3))
     assert (moved[2:4] == 0).all()
     assert (moved[[0, 1, 4, 5]] > 1).all()
+
+
+@pytest.mark.parametrize("scores", [7, 17, 40])  # at a time; padded parts among them
+def test_attention_in_parts_has_the_values_and_gradients_of_the_whole(monkeypatch, scores):
+    query, key, value = rand(2, 1, 5, 4), rand(2, 1, 7, 4), rand(2, 1, 7, 4) + 1.0
+    valid = jnp.arange(7)[None] < 6
+
+    def total(*arrays):
+        return jnp.square(attend_in_parts(*arrays, None, 0.0, None, valid)).sum()
+
+    def expected(*arrays):
+        return jnp.square(jax.vmap(lambda q, k, v: attend(q, k, v, valid=valid))(*arrays)).sum()
+
+    monkeypatch.setattr(transformer, "SCORES_AT_A_TIME", scores)
+    for ours, theirs in zip(
+        jax.jit(jax.grad(total, (0, 1, 2)))(query, key, value),
+        jax.jit(jax.grad(expected, (0, 1, 2)))(query, key, value),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_every_part_drops_other_weights(monkeypatch):
+    monkeypatch.setattr(transformer, "SCORES_AT_A_TIME", 8)
+    query, key = jnp.zeros((1, 1, 20, 1)), jnp.zeros((1, 1, 8, 1))
+    value = jnp.asarray(2.0 ** np.arange(8)).reshape(key.shape)  # every subset has another sum
+    out = attend_in_parts(query, key, value, jax.random.key(0), 0.5, None)
+    assert len(np.unique(out)) > 15
 
 
 def test_attention_against_its_definition():
@@ -76,6 +109,25 @@ def test_instance_norm_has_float32_statistics_and_keeps_the_type():
     expected = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
     np.testing.assert_allclose(instance_norm(x), expected, atol=1e-3)
     assert instance_norm(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_instance_norm_keeps_its_precision_where_the_first_row_is_far_from_the_mean():
+    x = rand(2, 8, 8, 3).at[:, 0].set(1e4)
+    wide = np.asarray(x, np.float64)
+    expected = wide - wide.mean((1, 2), keepdims=True)
+    expected /= np.sqrt(wide.var((1, 2), keepdims=True) + 1e-5)
+    np.testing.assert_allclose(instance_norm(x), expected, rtol=1e-5)
+
+
+def test_instance_norm_has_the_gradient_of_its_definition():
+    x, weight = 3.0 + rand(2, 8, 8, 3), rand(1, 8, 8, 3)
+
+    def defined(x):
+        mean, variance = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
+        return (weight * (x - mean) / jnp.sqrt(variance + 1e-5)).sum()
+
+    ours = jax.grad(lambda x: (weight * instance_norm(x)).sum())(x)
+    np.testing.assert_allclose(ours, jax.grad(defined)(x), atol=1e-5)
 
 
 def test_pooling_and_upsampling_work_on_2x2_blocks():

@@ -155,7 +155,7 @@ class MaskRCNN(nn.Module):
     Variables: "params" and "batch_stats".
 
     Attributes:
-      axis_name: of a pmap, over which batch statistics are averaged in training.
+      axis_name: of the devices, over which batch statistics are averaged in training.
     """
 
     config: MaskRCNNConfig

@@ -17,7 +17,7 @@ _MOMENTUM = 0.9  # of the moving averages of batch statistics
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over all examples; over all devices too where the axis of a pmap is named."""
+    """Batch norm over all examples; over all devices too where their axis is named."""
 
     axis_name: str | None
     dtype: jnp.dtype

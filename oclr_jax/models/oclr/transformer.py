@@ -17,6 +17,9 @@ from oclr_jax.models.layers.initializers import attention_kernel, dense_kernel
 NORM_EPSILON = 1e-5
 # Finite, so that a row whose keys are all masked (a clip of one frame) is a plain mean, not NaN.
 MASKED_SCORE = -1e9
+# Attention weights that are computed at a time: 2 MiB in float32, which stays in the caches of a
+# CPU core and in the vector memory of a TPU.
+SCORES_AT_A_TIME = 2**19
 
 
 class UnbiasedLayerNorm(nn.Module):
@@ -39,9 +42,9 @@ def attend(
     query: Float[Array, "b n d"],
     key: Float[Array, "b m d"],
     value: Float[Array, "b m d"],
-    dropped: Bool[Array, "b n m"] | None,
-    keep_rate: float,
-    frames: int | None,
+    dropped: Bool[Array, "b n m"] | None = None,
+    keep_rate: float = 1.0,
+    same_frame: Bool[Array, "n m"] | None = None,
     valid: Bool[Array, "b m"] | None = None,
 ) -> Float[Array, "b n d"]:
     """Scaled dot-product attention of one head; the softmax is float32.
@@ -50,15 +53,13 @@ def attend(
       query, key, value: `b` batch, `n` queries, `m` keys, `d` channels of the head.
       dropped: attention weights that dropout sets to 0, or None.
       keep_rate: the fraction of weights that dropout keeps.
-      frames: number of equal runs of tokens, one per frame. If given, the keys of a query's own
-        frame are masked.
+      same_frame: True for the keys of a query's own frame, which are masked.
       valid: False for the keys of padding. They get no weight, even where all others are masked.
     """
     query = query / np.sqrt(query.shape[-1]).astype(query.dtype)
     scores = jnp.einsum("bnd,bmd->bnm", query, key, preferred_element_type=jnp.float32)
-    if frames is not None:
-        frame = np.arange(frames).repeat(scores.shape[-1] // frames)
-        scores = jnp.where(frame[:, None] == frame[None, :], MASKED_SCORE, scores)
+    if same_frame is not None:
+        scores = jnp.where(same_frame, MASKED_SCORE, scores)
     if valid is not None:
         scores = jnp.where(valid[:, None], scores, 2 * MASKED_SCORE)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
@@ -79,6 +80,60 @@ def dropout_mask(
     bits = jax.random.bits(key, (b, n, (m + 1) // 2), jnp.uint32)
     halves = jnp.concatenate([bits >> 16, bits & 0xFFFF], axis=-1)[..., :m]
     return halves < round(rate * 2**16)
+
+
+def attend_in_parts(
+    query: Float[Array, "h b n d"],
+    key: Float[Array, "h b m d"],
+    value: Float[Array, "h b m d"],
+    random_key: PRNGKeyArray | None,
+    dropout: float,
+    frames: int | None,
+    valid: Bool[Array, "b m"] | None = None,
+) -> Float[Array, "h b n d"]:
+    """Attention of all heads, one head and a part of its queries after the other.
+
+    The n x m weights are by far the largest arrays of the model, and cost more to store than to
+    compute. Only those of a part exist at a time, and the backward pass recomputes them.
+
+    Args:
+      query, key, value: `h` heads, otherwise as in `attend`.
+      random_key: of the dropout of attention weights; None without dropout.
+      dropout: the fraction of weights that are dropped.
+      frames: number of equal runs of tokens, one per frame. If given, queries and keys are the same
+        tokens, and the keys of a query's own frame are masked.
+      valid: as in `attend`.
+    """
+    heads, b, n, d = query.shape
+    m = key.shape[2]
+    parts = min(n, -(-b * n * m // SCORES_AT_A_TIME))
+    rows = -(-n // parts)
+    query = jnp.pad(query, ((0, 0), (0, 0), (0, parts * rows - n), (0, 0)))
+    query = query.reshape(heads, b, parts, rows, d).transpose(0, 2, 1, 3, 4)
+    # Queries of padding are in no frame of the clip.
+    frame = jnp.arange(parts * rows).reshape(parts, rows) // (n // frames) if frames else None
+    keys = None if random_key is None else jax.random.split(random_key, (heads, parts))
+
+    @jax.checkpoint
+    def attend_part(query, key, value, frame, random_key):
+        key, value = key.astype(query.dtype), value.astype(query.dtype)
+        shape = (b, rows, m)
+        dropped = None if random_key is None else dropout_mask(random_key, dropout, shape)
+        same_frame = None
+        if frames:
+            same_frame = frame[:, None] == (jnp.arange(m) // (n // frames))[None]
+        return attend(query, key, value, dropped, 1.0 - dropout, same_frame, valid)
+
+    def attend_head(inputs):
+        query, key, value, keys = inputs
+        # In float32, so that the gradients of all parts are summed in float32.
+        key, value = key.astype(jnp.float32), value.astype(jnp.float32)
+        return jax.lax.map(
+            lambda x: attend_part(x[0], key, value, x[1], x[2]), (query, frame, keys)
+        )
+
+    out = jax.lax.map(attend_head, (query, key, value, keys))
+    return out.transpose(0, 2, 1, 3, 4).reshape(heads, b, parts * rows, d)[:, :, :n]
 
 
 class MultiHeadAttention(nn.Module):
@@ -108,21 +163,8 @@ class MultiHeadAttention(nn.Module):
         query = project("query", tokens)
         key, value = project("key", memory), project("value", memory)
         dropping = train and self.dropout > 0.0
-        keys = jax.random.split(self.make_rng("dropout"), self.heads) if dropping else None
-
-        @jax.checkpoint
-        def attend_head(query, key, value, dropped):
-            return attend(query, key, value, dropped, 1.0 - self.dropout, frames, valid)
-
-        def head(inputs):
-            query, key, value, random_key = inputs
-            shape = (query.shape[0], query.shape[1], key.shape[1])
-            dropped = dropout_mask(random_key, self.dropout, shape) if dropping else None
-            return attend_head(query, key, value, dropped)
-
-        # Heads run one after the other, and their n x m weights are recomputed in the backward
-        # pass: these are by far the largest arrays, and cost more to store than to compute.
-        heads = jax.lax.map(head, (query, key, value, keys))
+        random_key = self.make_rng("dropout") if dropping else None
+        heads = attend_in_parts(query, key, value, random_key, self.dropout, frames, valid)
         heads = heads.transpose(1, 2, 0, 3).reshape(tokens.shape)
         return nn.Dense(channels, dtype=self.dtype, kernel_init=dense_kernel, name="output")(heads)
 
