@@ -1,8 +1,9 @@
 """Placement of a training's arrays: one mesh axis over the devices of all processes.
 
-The state is replicated on every device; a batch is split among the devices by examples. The same
-pure step is compiled in one of two modes. Under `jit` the compiler sees the whole batch and inserts
-the communication. Under `pmap` each device sees its own examples and the step averages explicitly.
+The state is replicated on every device; a batch is split among the devices by examples. Each device
+sees its own examples, and the step averages over the devices explicitly: gradients once, in
+float32. (Where the compiler inserts the communication, it sums bfloat16 gradients as bfloat16.) The
+same pure step is compiled in one of two modes, `jax.jit` of a `jax.shard_map`, or `jax.pmap`.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,11 +45,6 @@ class Devices:
         kind, count = self.mesh.devices.flat[0].platform, self.mesh.size
         return kind if count == 1 else f"{count} {kind} devices ({self.parallel})"
 
-    @property
-    def axis_name(self) -> str | None:
-        """The mapped axis over which the step averages explicitly; None under `jit`."""
-        return AXIS if self.parallel == "pmap" else None
-
     def replicate(self, tree: Any) -> Any:
         """Puts host values, the same in every process, whole on every device."""
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
@@ -72,12 +68,21 @@ class Devices:
     def compile(self, step: Callable) -> Callable:
         """Compiles a pure step (state, frozen, batch) -> (state, metrics) for all devices.
 
+        The step gets the examples of one device, and averages over the axis `AXIS`.
         The compiled step takes a state and frozen parameters as `replicate` returns them and a
         batch as `shard` returns it. It reuses the memory of the state.
         """
         whole = NamedSharding(self.mesh, PartitionSpec())
         if self.parallel == "jit":
-            return jax.jit(step, donate_argnums=0, out_shardings=whole)
+            split = jax.shard_map(
+                step,
+                mesh=self.mesh,
+                in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS)),
+                out_specs=PartitionSpec(),
+                # Replicated parameters have local gradients, as under pmap.
+                check_vma=False,
+            )
+            return jax.jit(split, donate_argnums=0, out_shardings=whole)
         # The state has no device axis: it is the same on all devices, before and after.
         mapped = jax.pmap(
             step,

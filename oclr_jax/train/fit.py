@@ -15,7 +15,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from oclr_jax.train.data import DataError
-from oclr_jax.train.devices import Devices, one_device
+from oclr_jax.train.devices import AXIS, Devices, one_device
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
 from oclr_jax.train.state import TrainState, init_state
 from oclr_jax.train.step import make_train_step
@@ -48,7 +48,7 @@ def compile_step(
         ema_decay=ema_decay,
         accumulate=accumulate,
         groups=optimizer.groups,
-        axis_name=devices.axis_name,
+        axis_name=AXIS,
     )
     return devices.compile(step)
 

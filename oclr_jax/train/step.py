@@ -40,8 +40,8 @@ def make_train_step(
         it divides the number of examples that the function gets. Batch statistics are those of a
         part.
       groups: as `OptimizerConfig.groups`; frozen groups get no gradient.
-      axis_name: of the mapped axis, where the function runs under `jax.pmap` on one shard of the
-        batch per device. None: the function gets the whole batch.
+      axis_name: of the mapped axis of devices, where the function gets the examples of one device.
+        None: it gets the whole batch.
     """
     key = jax.random.key(seed)
 

@@ -63,7 +63,7 @@ def ten_steps(
     """
     devices = Devices(Mesh(np.array(jax.devices()[:count]), (AXIS,)), parallel)
     optimizer = optax.sgd(0.3 if task is TASK else 0.03)
-    options = {"accumulate": accumulate, "axis_name": devices.axis_name}
+    options = {"accumulate": accumulate, "axis_name": AXIS}
     step = devices.compile(make_train_step(task, optimizer, seed=0, **options))
     state = devices.replicate(init_state(variables, optimizer, ema=False))
     frozen, rows = devices.replicate(variables.frozen), []
