@@ -76,7 +76,11 @@ def test_flow_that_is_stored_with_a_dataset_is_taken_at_that_gap(weights):
 def test_synthetic_data_is_scored(weights):
     truth = np.stack([square_masks(8) == id for id in (1, 2)], axis=-1)
     flow = gap_flows(moving_clip(8), (1, -1), from_settings(INFO.flow))
-    sequence = SyntheticSequence("a", lambda: flow, lambda: truth, lambda: truth)
+    sequence = SyntheticSequence(
+        *("a", lambda: flow, lambda: truth, lambda: truth),
+        stems=[str(frame) for frame in range(len(flow))],
+        frame=lambda frame: np.zeros((32, 48, 3), np.uint8),
+    )
     assert 0 <= score_synthetic(load_segmenter(weights), sequence)["paper"]["J"] <= 1
 
 
