@@ -6,7 +6,7 @@ from oclr_jax.cli.options import add_command, not_empty
 
 
 def add_convert(commands) -> None:
-    about = "convert a released PyTorch checkpoint of OCLR or RAFT to safetensors"
+    about = "convert a released PyTorch checkpoint of any model of the project to safetensors"
     parser = add_command(commands, "convert", about, _convert)
     parser.add_argument(
         "input", metavar="IN.pth", type=not_empty("IN.pth"), help="released checkpoint"

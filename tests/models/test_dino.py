@@ -204,7 +204,7 @@ def test_attention_of_a_large_image_holds_no_array_of_all_pairs():
     tokens = 1 + 60 * 104
     array = jax.ShapeDtypeStruct((2, 6, tokens, 64), "f4")
     sizes = list(_sizes(jax.make_jaxpr(attend)(array, array, array).jaxpr))
-    assert 2**23 < max(sizes) <= 2**24 < 2 * 6 * tokens**2
+    assert 2**22 < max(sizes) < 2**23 < 2 * 6 * tokens**2
 
 
 def _sizes(jaxpr):
