@@ -27,7 +27,7 @@ FLOORS = (
     {"oclr", "corrections"},
     {"refine"},
     {"pipeline", "propagate", "mask_folder", "train", "programs", "online_record"},
-    {"evaluate", "batch", "online", "web"},
+    {"evaluate", "batch", "online", "web", "adapt"},
     {"cli"},
 )
 FLOOR_OF = {f"oclr_jax.{room}": floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -40,6 +40,8 @@ ALSO_ALLOWED = {
     "configs": set(),
     # A training task opens its own data.
     "oclr_jax.train": {"data_pipelines"},
+    # Clips are augmented as in training, and mixed with rendered scenes.
+    "oclr_jax.adapt": {"data_pipelines"},
 }
 NO_JAX = {"oclr_jax", "data_pipelines", "configs"}
 NO_JAX |= {f"oclr_jax.{room}" for room in ("types", "errors", "signals", "command", "files")}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import oclr_jax
 from oclr_jax.cli import (
+    adapt,
     apply,
     compare,
     evaluate,
@@ -48,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_export(commands)
     export.add_inspect(commands)
     propagate.add(commands)
+    adapt.add(commands)
     evaluate.add(commands)
     compare.add(commands)
     masks.add_refine(commands)

@@ -71,6 +71,7 @@ def corrector_loss(
     alphas: Float[Array, "b t y x q"] | None,
     weights: CorrectorLossWeights,
     band_pixels: Float[Array, ""] | None = None,
+    known: Bool[Array, "b t k"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Mask prediction and feature reconstruction (equations 6 to 8).
 
@@ -80,12 +81,20 @@ def corrector_loss(
       features: of the backbone, which get no gradient.
       weights: of the terms.
       band_pixels: as in `losses.boundary_loss`, for a part of a batch.
+      known: the frames of each object that have a truth, None for all; the cross-entropies are
+        means over them. The boundary term does not know it and must have no weight then.
 
     Returns:
       total loss, and the unweighted terms by name.
     """
+
+    def mean(values: Float[Array, "b t y x k"]) -> Float[Array, ""]:
+        if known is None:
+            return values.mean()
+        return (values.mean(axis=(2, 3)) * known).sum() / jnp.maximum(known.sum(), 1)
+
     terms = {
-        "bce": losses.amodal_loss(mask_logits, truth),
+        "bce": mean(losses.cross_entropy(mask_logits, truth)),
         "boundary": losses.boundary_loss(mask_logits, truth, band_pixels),
     }
     total = terms["bce"] + weights.boundary * terms["boundary"]
@@ -96,7 +105,7 @@ def corrector_loss(
     tiny = jnp.finfo(jnp.float32).eps
     alphas = jnp.clip(alphas[..., :objects], tiny, 1 - tiny)
     entropy = shares * jnp.log(alphas) + (1 - shares) * jnp.log(1 - alphas)
-    terms["alpha"] = -entropy.mean()
+    terms["alpha"] = -mean(entropy)
     error = reconstruction - jax.lax.stop_gradient(features)
     terms["reconstruction"] = jnp.square(error).mean()
     total += weights.alpha * terms["alpha"]

@@ -15,6 +15,7 @@ from oclr_jax.errors import UserError
 from oclr_jax.models.corrector import Corrector, CorrectorConfig, Exemplars
 from oclr_jax.ops.selection import frame_windows, one_object_per_pixel
 from oclr_jax.refine.appearance_models import (
+    AppearanceModel,
     load_appearance_model,
     network_images,
     visible_masks,
@@ -34,9 +35,11 @@ class Correct:
 
     name = "correct"
 
-    def __init__(self, weights: str | os.PathLike | None = None):
-        """Loads the corrector from the folder `weights`, or the default one."""
-        self.model = load_appearance_model("corrector", weights)
+    def __init__(
+        self, weights: str | os.PathLike | None = None, model: AppearanceModel | None = None
+    ):
+        """Takes a corrector, or loads it from the folder `weights`, or the default one."""
+        self.model = model or load_appearance_model("corrector", weights)
 
     def settings(self) -> dict[str, Any]:
         """As `Refiner`."""
@@ -65,7 +68,7 @@ class Correct:
             inside = [track for track in tracks if track.shot == number]
             if number not in groups:
                 # The exemplars of a shot are needed no longer than it lasts.
-                groups = {number: list(self._groups(video, inside, shot))}
+                groups = {number: list(self.groups(video, inside, shot))}
             found = [self._correct(video, inside, *group, frames) for group in groups[number]]
             probability = np.concatenate(found, axis=-1)
             masks = np.asarray(one_object_per_pixel(jnp.asarray(probability)))
@@ -79,7 +82,7 @@ class Correct:
             for track in tracks
         ]
 
-    def _groups(
+    def groups(
         self, video: RefinerVideo, tracks: Sequence[Track], shot: range
     ) -> Iterator[tuple[list[Track], Exemplars]]:
         """The tracks of a shot in groups, each with its exemplars from the whole shot."""

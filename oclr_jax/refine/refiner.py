@@ -130,6 +130,12 @@ def _open_correct(weights: str | os.PathLike | None) -> Refiner:
     return Correct(weights)
 
 
+def _open_adapt(weights: str | os.PathLike | None) -> Refiner:
+    from oclr_jax.refine.adapt import Adapt
+
+    return Adapt(weights)
+
+
 def _open_crf(preset: str) -> Refiner:
     from oclr_jax.refine.crf import CRF
 
@@ -160,6 +166,7 @@ REFINERS: dict[str, Callable[[], Refiner]] = {
 TRAINED: dict[str, Callable[[str | os.PathLike | None], Refiner]] = {
     "select": _open_select,
     "correct": _open_correct,
+    "adapt": _open_adapt,
 }
 # Names for several refiners one after the other.
 COMBINED = {"appearance": ("select", "correct")}

@@ -85,3 +85,24 @@ def test_the_features_get_no_gradient():
 
     gradient = jax.grad(loss)(jnp.ones((1, 1, 2, 2, 3)) * 3)
     np.testing.assert_array_equal(gradient, 0)
+
+
+def test_only_known_frames_of_an_object_count():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(1, 3, 8, 8, 2)), jnp.float32)
+    truth = jnp.asarray(rng.random(logits.shape) > 0.5, jnp.uint8)
+    known = np.zeros((1, 3, 2), bool)
+    known[0, 0, 1] = known[0, 2, 0] = True
+    features = jnp.zeros((1, 3, 2, 2, 4))
+    alphas = jax.nn.softmax(jnp.asarray(rng.normal(size=(1, 3, 2, 2, 3)), jnp.float32))
+    weights = CorrectorLossWeights(boundary=0.0)
+    rest = features, features, alphas, weights
+    _, terms = corrector_loss(logits, truth, *rest, known=jnp.asarray(known))
+    each = []
+    for t, k in ((0, 1), (2, 0)):
+        one = [x[:, t : t + 1, ..., k : k + 1] for x in (logits, truth)]
+        each.append(corrector_loss(*one, None, features[:, :1], None, weights)[1]["bce"])
+    np.testing.assert_allclose(terms["bce"], np.mean(each), rtol=1e-5)
+    other = jnp.where(jnp.asarray(known)[:, :, None, None], truth, 1 - truth)
+    changed = corrector_loss(logits, other, *rest, known=jnp.asarray(known))[1]
+    np.testing.assert_allclose(changed["alpha"], terms["alpha"], rtol=1e-6)

@@ -1,0 +1,107 @@
+"""What an adaptation has done so far, on disk, so that the same command goes on after a stop."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from oclr_jax.errors import UserError
+from oclr_jax.files import replacing, write_json
+from oclr_jax.weights.description import WeightsInfo
+from oclr_jax.weights.file import load_weights, save_weights
+
+Arrays = TypeVar("Arrays")  # a NamedTuple of arrays
+
+
+class State:
+    """The folder `state` of an adaptation: each part of the work is done once and kept.
+
+    plan: JSON values that the work depends on. A folder with another plan is refused.
+    """
+
+    def __init__(self, folder: Path, plan: dict[str, Any]):
+        """Opens the state, or begins one.
+
+        Raises:
+          UserError: the folder belongs to an adaptation with another plan, or is damaged.
+        """
+        self.folder, path = folder, folder / "plan.json"
+        if path.exists():
+            before = _read_json(path)
+            other = [name for name in plan if before.get(name) != plan[name]]
+            if other:
+                raise UserError(
+                    f"{folder.parent} has an unfinished adaptation with other {', '.join(other)}; "
+                    "give the command that began it, or choose another folder."
+                )
+        else:
+            write_json(path, plan)
+        self._seconds: dict[str, float] = self.json("seconds", dict)
+
+    def arrays(self, name: str, kind: type[Arrays], make: Callable[[], Arrays]) -> Arrays:
+        """Named arrays, stored before or made now."""
+        path = self.folder / f"{name}.npz"
+        if not path.exists():
+            with replacing(path) as temporary:
+                np.savez_compressed(temporary, **make()._asdict())
+        with np.load(path) as stored:
+            return kind(**stored)
+
+    def json(self, name: str, make: Callable[[], Any]) -> Any:
+        """JSON values, stored before or made now."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            write_json(path, make())
+        return _read_json(path)
+
+    def has_params(self, name: str) -> bool:
+        """Whether parameters are stored under a name."""
+        return (self.folder / f"{name}.safetensors").exists()
+
+    def params(
+        self,
+        name: str,
+        info: WeightsInfo,
+        make: Callable[[], tuple[dict[str, Any], dict[str, float]]],
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Parameters of a model and metrics of their training, stored before or made now."""
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():
+            params, metrics = make()
+            save_weights(path, params, replace(info, card=metrics), dtype="float32")
+        params, info = load_weights(path)
+        return params, info.card
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the time of the block to that of a part of the work, over all sessions."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[part] = self._seconds.get(part, 0.0) + time.monotonic() - start
+            write_json(self.folder / "seconds.json", self._seconds)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The time of each part so far."""
+        return dict(self._seconds)
+
+    def remove(self) -> None:
+        """Removes everything: the adaptation is finished."""
+        shutil.rmtree(self.folder)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}); remove its folder to start again."
+        ) from error
