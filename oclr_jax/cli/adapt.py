@@ -64,8 +64,10 @@ def run(options: argparse.Namespace) -> None:
 
     settings = AdaptSettings(rounds=options.rounds)
     if options.steps is not None:
-        stage = min(settings.stage_steps, options.steps)
-        settings = dataclasses.replace(settings, steps=options.steps, stage_steps=stage)
+        # Stages of equal length, rounded up.
+        stages = -(-options.steps // settings.stage_steps)
+        stage = -(-options.steps // stages)
+        settings = dataclasses.replace(settings, steps=stages * stage, stage_steps=stage)
     record = adapt(
         options.videos,
         options.output,
