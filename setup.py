@@ -82,6 +82,8 @@ setup(
         "browser": ["playwright>=1.65,<2"],
         # The compiler of TPU programs, for `launch/benchmark.py aot` on a machine without a TPU.
         "aot": ["jax[tpu]"],
+        # The documentation as a site.
+        "docs": ["mkdocs-material>=9.8,<10"],
         "test": [
             "pytest>=9.2",
             "pytest-xdist>=3.8",
@@ -96,6 +98,7 @@ setup(
             "ipykernel>=7.4",
             # Starlette's client for tests.
             "httpx2>=2.16",
+            "mkdocs-material>=9.8,<10",
             # To build the wheel that a test inspects.
             "setuptools>=80",
             # To lint the shell scripts.

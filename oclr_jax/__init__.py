@@ -1,6 +1,6 @@
 """OCLR in JAX: find, track and segment the moving objects of a video, and order them in depth."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str):
