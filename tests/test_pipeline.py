@@ -75,6 +75,7 @@ def test_one_compiled_program_serves_every_video(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_layers_are_composed_by_what_the_weights_say():
     flow = np.random.default_rng(0).normal(size=(1, 2, 32, 48, 4)).astype(np.float32)
     model = OCLR(INFO.model)
@@ -293,7 +294,9 @@ class KeepsNothing:
         return tracks
 
 
-@pytest.mark.parametrize("refine", [[], ["keeps nothing"], ["self"]])
+@pytest.mark.parametrize(
+    "refine", [[], ["keeps nothing"], pytest.param(["self"], marks=pytest.mark.slow)]
+)
 def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path, monkeypatch, refine):
     monkeypatch.setitem(REFINERS, "keeps nothing", KeepsNothing)
     monkeypatch.setitem(REFINERS, "self", lambda: SelfRefiner(steps=5))

@@ -41,6 +41,7 @@ def test_segment_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert (tmp_path / "overlay.mp4").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_refine_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     outputs = run("refine_masks.ipynb", tmp_path, FRAMES=12)
@@ -63,6 +64,7 @@ def test_look_at_synthetic_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert sum("<video" in data.get("text/html", "") for data in shown) == 2
 
 
+@pytest.mark.slow
 def test_train_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     # The notebook expects a checkout, but writes into the temporary folder.

@@ -139,6 +139,7 @@ def test_the_command_prints_the_folder_of_the_dataset(copied, tmp_path):
     assert "other settings (seed)" in out.stderr and "Traceback" not in out.stderr
 
 
+@pytest.mark.slow
 def test_raft_estimates_the_flow_of_a_dataset(tmp_path, raft_weights):
     command = [*COMMAND, "--config", "tiny", "--data_dir", str(tmp_path), "--processes", "1"]
     out = subprocess.run(
@@ -192,7 +193,9 @@ def test_a_full_disk_is_reported(tmp_path):
     assert [path.name for path in unfinished.iterdir()] == ["metadata.json"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_interrupt_leaves_nothing_that_looks_finished(tmp_path, number):
     command = [*COMMAND, "--config", "syn_val", "--data_dir", str(tmp_path), "--processes", "1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

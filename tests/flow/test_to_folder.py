@@ -59,6 +59,7 @@ def test_the_command_prints_the_check_and_paints(capsys, clip, tmp_path):
     assert cv2.imread(str(pictures[0])).shape == (64, 96, 3)
 
 
+@pytest.mark.slow
 def test_raft_by_file(capsys, clip, tmp_path, raft_weights, weights):  # noqa: F811
     arguments = ["--flow", f"raft-small:{raft_weights}"]
     assert cli.main(["flow", str(clip), str(tmp_path / "flow"), *arguments]) == 0

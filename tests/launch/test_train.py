@@ -26,6 +26,7 @@ def start(*arguments: object) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_command_goes_on(tmp_path, data_dir):
     workdir = tmp_path / "with a space"
     options = [

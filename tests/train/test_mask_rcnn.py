@@ -116,6 +116,7 @@ def test_a_training_leaves_weights_that_detect(tmp_path):
     assert {"frame_j", "detections"} <= set(scores)
 
 
+@pytest.mark.slow
 def test_evaluation_and_variants_can_be_compiled():
     """Traced, not compiled."""
     for variants in ("tiny", "rgb,tiny"):

@@ -74,6 +74,7 @@ def train_flow(config, workdir, data, **options):
     return train(config, workdir, open_task(config), data, **options)
 
 
+@pytest.mark.slow
 def test_the_gradient_reaches_every_parameter(task, variables):
     def loss(params):
         batch = jax.tree.map(jnp.asarray, drifts(0, 2, 64, 64))
@@ -131,6 +132,7 @@ def test_a_step_in_parts_or_on_two_devices_is_that_of_the_whole_batch(toy):
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_scores_against_numpy_in_double_precision(task, variables):
     batch = drifts(7, 1, 68, 100)  # padded inside
     batch["estimated"] = batch["flow"] + np.float32([1.5, 2.0])
@@ -161,6 +163,7 @@ def test_the_error_falls(tmp_path, config):
     assert errors[-1] < 0.6 * errors[0], errors
 
 
+@pytest.mark.slow
 def test_what_a_training_leaves(tmp_path, config, draws_report):
     state = train_flow(config, tmp_path, drifts_data(config), command="the command")
     rows = [row for row in read_rows(tmp_path) if row["kind"] == "validation"]
