@@ -79,6 +79,7 @@ def test_scenes_are_rendered_while_training(tmp_path, data_dir):
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2]
 
 
+@pytest.mark.slow
 def test_optical_flow_is_trained_by_the_same_command(tmp_path, pairs_dir):
     training = start(
         "--config=configs/raft.py:tiny",

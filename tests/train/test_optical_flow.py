@@ -194,6 +194,7 @@ def test_what_a_training_leaves(tmp_path, config, draws_report):
     np.testing.assert_allclose(raft(pair["first"], pair["second"]), expected, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_training_starts_from_flow_weights(tmp_path, config, raft_weights):
     config.init_weights = str(raft_weights)
     config.steps, config.optimizer.learning_rate = 1, 0.0

@@ -43,6 +43,7 @@ def trained():
     return run
 
 
+@pytest.mark.slow
 def test_the_loss_falls(tmp_path, config, trained):
     config.update({"steps": 120, "log_every": 20, "evaluate_every": 120, "checkpoint_every": 120})
     trained(config, tmp_path)
@@ -50,6 +51,7 @@ def test_the_loss_falls(tmp_path, config, trained):
     assert loss[-1] < 0.6 * loss[0]
 
 
+@pytest.mark.slow
 def test_a_training_resumes_bit_exactly_and_exports_its_weights(tmp_path, config, trained):
     data = squares_data(config)
 

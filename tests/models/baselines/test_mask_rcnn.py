@@ -139,6 +139,7 @@ def test_proposals_are_the_best_anchors_without_their_doubles():
     assert iou[0].max() <= 0.7
 
 
+@pytest.mark.slow
 def test_detections_are_few_and_sure():
     inputs = model_input(TINY, tiny_flow())
     found = detect(TINY, tiny_variables(), inputs)
