@@ -169,6 +169,7 @@ def test_exemplars_of_padding_change_nothing():
     assert np.isfinite(run(TINY, images, masks, features, none, frames).mask_logits).all()
 
 
+@pytest.mark.slow
 def test_a_query_does_not_see_exemplars_of_its_own_frame():
     images, masks, features, exemplars, _ = tiny_inputs(frames=2)
     numbers = jnp.array([[4, 5]])

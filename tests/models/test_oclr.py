@@ -82,7 +82,7 @@ def test_parameter_counts():
     assert default - count(gaps=(1,)) == 2 * 9 * 32
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_gradient_reaches_every_parameter(remat):
     model = OCLR(dataclasses.replace(TINY, remat=remat))
     flow = tiny_flow()

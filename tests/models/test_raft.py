@@ -89,7 +89,7 @@ def random_frames(count: int, seed: int = 0) -> jax.Array:
     return jax.random.uniform(jax.random.key(seed), (count, MIN_SIDE, MIN_SIDE + 24, 3))
 
 
-@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("small", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_on_demand_correlation_gives_the_same_flow(small):
     config = RAFTConfig(small)
     variables = random_variables(config)
@@ -130,7 +130,7 @@ def _sizes(jaxpr):
                 yield from _sizes(getattr(inner, "jaxpr", inner))
 
 
-@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("small", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_every_parameter_gets_a_gradient(small):
     config = RAFTConfig(small)
     variables = random_variables(config)
@@ -162,6 +162,7 @@ def test_number_of_parameters():
         assert ("batch_stats" in variables) == (not small)
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_near_and_gives_float32():
     frames = random_frames(2)
     flows = []

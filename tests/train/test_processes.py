@@ -108,7 +108,7 @@ def run_two(program: str, workdir: Path, *arguments: object) -> tuple[list, list
     return processes, outputs
 
 
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+@pytest.mark.parametrize("parallel", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one(tmp_path, parallel):
     """Losses, scores, and with them parameters and batch statistics."""
     train_toy(toy_config(), tmp_path / "one")
