@@ -17,8 +17,9 @@ from oclr_jax.models.layers.initializers import attention_kernel, dense_kernel
 NORM_EPSILON = 1e-5
 # Finite, so that a row whose keys are all masked (a clip of one frame) is a plain mean, not NaN.
 MASKED_SCORE = -1e9
-# Attention weights that are computed at a time: 2 MiB in float32, which stays in the caches of a
-# CPU core and in the vector memory of a TPU.
+# Attention weights that are computed at a time for each clip: 2 MiB in float32, which stays in the
+# caches of a CPU core and in the vector memory of a TPU. Not for the batch, whose size is open in
+# exported programs.
 SCORES_AT_A_TIME = 2**19
 
 
@@ -106,7 +107,7 @@ def attend_in_parts(
     """
     heads, b, n, d = query.shape
     m = key.shape[2]
-    parts = min(n, -(-b * n * m // SCORES_AT_A_TIME))
+    parts = min(n, -(-n * m // SCORES_AT_A_TIME))
     rows = -(-n // parts)
     query = jnp.pad(query, ((0, 0), (0, 0), (0, parts * rows - n), (0, 0)))
     query = query.reshape(heads, b, parts, rows, d).transpose(0, 2, 1, 3, 4)
