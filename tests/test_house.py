@@ -3,10 +3,8 @@
 import ast
 import json
 import re
-import shutil
 import subprocess
 import sys
-import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -167,30 +165,6 @@ def test_no_drawers_for_odds_and_ends():
     # The one base of all configurations.
     allowed = {ROOT / "configs" / "common.py"}
     assert not [path for path in python_files(*CODE) if path.stem in names and path not in allowed]
-
-
-def test_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path):
-    source = tmp_path / "source"
-    source.mkdir()
-    ignore = shutil.ignore_patterns("__pycache__")
-    for name in (*CODE, "tests", "colabs"):
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=ignore)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
-    out = subprocess.run([*command, "-w", tmp_path, source], capture_output=True, text=True)
-    assert out.returncode == 0, out.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert tops == {"oclr_jax", "data_pipelines"}
-    # A folder without __init__.py, or a data file that setup.py forgot, would be missing.
-    wanted = python_files("oclr_jax", "data_pipelines")
-    wanted += [*(ROOT / "oclr_jax").rglob("*.safetensors"), *(ROOT / "oclr_jax").rglob("*.json")]
-    wanted += [*(ROOT / "oclr_jax" / "web" / "static").iterdir()]
-    wanted += [ROOT / package / "py.typed" for package in tops]
-    assert {path.relative_to(ROOT).as_posix() for path in wanted} <= set(names)
 
 
 def test_tracked_text_names_no_machine_path():
