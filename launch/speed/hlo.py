@@ -114,9 +114,13 @@ class Program:
         return sorted(moved, key=lambda traffic: -traffic.bytes)
 
     @cached_property
-    def _shapes(self) -> dict[str, str]:
+    def _made(self) -> dict[str, Instruction]:
         # Names are unique in a program.
-        return {each.name: each.shape for body in self.computations.values() for each in body}
+        return {each.name: each for body in self.computations.values() for each in body}
+
+    @cached_property
+    def _shapes(self) -> dict[str, str]:
+        return {name: each.shape for name, each in self._made.items()}
 
     def _executed(self, name: str = "", times: int = 1) -> Iterator[tuple[Instruction, int]]:
         """Every executed instruction and how often; the insides of fusions are no part of it."""
@@ -152,12 +156,73 @@ class Program:
         return max(constants, default=1)
 
     def _bytes(self, instruction: Instruction) -> int:
+        """Bytes that an operation reads and writes; of what it slices, the slices alone."""
         if instruction.kind in _FREE or instruction.kind.endswith("-done"):
             return 0
-        if instruction.kind == "copy-start":  # its type is (result, operand, context)
-            return array_bytes(instruction.shape)
-        operands = sum(array_bytes(self._shapes.get(name, "")) for name in instruction.operands)
-        return operands + array_bytes(instruction.shape)
+        if instruction.kind in ("copy-start", "slice-start"):
+            # The types are (result, operand, context) and (operands, result, context).
+            first = self._shapes.get(instruction.operands[0], "")
+            result = _arrays(instruction.shape)[instruction.kind == "slice-start"]
+            written = array_bytes(result)
+            return written + min(array_bytes(first), array_bytes(result, anywhere=True))
+        shapes = [self._shapes.get(name, "") for name in instruction.operands]
+        reads = sum(self._read(instruction, i, shape) for i, shape in enumerate(shapes))
+        return reads + self._written(instruction)
+
+    def _read(self, user: Instruction, place: int, shape: str) -> int:
+        """Bytes that `user` reads of its operand at `place`."""
+        whole = array_bytes(shape)
+        if user.kind in ("dynamic-slice", "slice"):
+            return min(whole, array_bytes(user.shape, anywhere=True)) if place == 0 else whole
+        if user.kind == "dynamic-update-slice":
+            return 0 if place == 0 else whole  # in place
+        if user.kind == "fusion":
+            callee = self._callee(user)
+            (name,) = (
+                each.name
+                for each in callee
+                if each.kind == "parameter" and each.attributes.startswith(f"{place})")
+            )
+            return min(whole, self._read_of(name, callee, whole))
+        return whole
+
+    def _read_of(self, name: str, body: list[Instruction], whole: int) -> int:
+        """Bytes that a fusion reads of its value `name`."""
+        total = 0
+        for user in body:
+            for place, operand in enumerate(user.operands):
+                if operand != name:
+                    continue
+                if user.kind in ("bitcast", "convert"):
+                    total += self._read_of(user.name, body, whole)
+                else:
+                    total += min(whole, self._read(user, place, self._shapes[name]))
+        return total
+
+    def _written(self, instruction: Instruction) -> int:
+        """Bytes of the results of an operation; of an update in place, those of the update."""
+        whole = array_bytes(instruction.shape)
+        if not whole:
+            return 0
+        if instruction.kind == "dynamic-update-slice":
+            return min(whole, array_bytes(self._shapes[instruction.operands[1]], anywhere=True))
+        if instruction.kind in ("fusion", "bitcast"):
+            if instruction.kind == "fusion":
+                root = self._callee(instruction)[-1]
+            else:
+                root = self._made[instruction.operands[0]]
+            if root.kind == "tuple":
+                parts = zip(root.operands, _arrays(instruction.shape), strict=True)
+                return sum(
+                    min(array_bytes(shape), self._written(self._made[name]))
+                    for name, shape in parts
+                )
+            if root.kind in ("fusion", "bitcast", "dynamic-update-slice"):
+                return min(whole, self._written(root))
+        return whole
+
+    def _callee(self, fusion: Instruction) -> list[Instruction]:
+        return self.computations[re.search(r"calls=%([\w.\-]+)", fusion.attributes)[1]]
 
     def _source(self, attributes: str) -> str:
         frame = _FRAME.search(attributes)
@@ -179,25 +244,31 @@ class Program:
         return {int(number): places.get(place, "") for number, place in frames}
 
 
-def array_bytes(shape: str, padded: bool = True) -> int:
+def array_bytes(shape: str, padded: bool = True, anywhere: bool = False) -> int:
     """Bytes of the arrays of a type that lie in main memory.
 
     Args:
       shape: text of a type, such as "(bf16[30,128]{1,0:T(8,128)(2,1)}, f32[4]{0:S(1)})".
       padded: count the padding of the last two dimensions to whole tiles, and leave out arrays in
         other memory spaces (`S(1)` and up).
+      anywhere: count these too.
     """
-    return sum(_one_array(*array, padded=padded) for array in _ARRAY.findall(shape))
+    return sum(_one_array(*array, padded, anywhere) for array in _ARRAY.findall(shape))
 
 
-def _one_array(dtype: str, dimensions: str, layout: str, padded: bool) -> int:
+def _arrays(shape: str) -> list[str]:
+    """The types of the arrays of a tuple."""
+    return [array[0] for array in _ARRAY.finditer(shape)]
+
+
+def _one_array(dtype: str, dimensions: str, layout: str, padded: bool, anywhere: bool) -> int:
     bits = _BITS.get(dtype)
     if bits is None:
         bits = int(re.search(r"\d+", dtype)[0])
     sizes = [int(size) for size in dimensions.split(",") if size]
     order, _, details = layout.partition(":")
     if padded:
-        if re.search(r"S\([1-9]\d*\)", details):
+        if re.search(r"S\([1-9]\d*\)", details) and not anywhere:
             return 0
         tile = re.search(r"T\(([\d,]+)\)", details)
         # The layout lists the dimensions from the fastest varying one on.
@@ -216,7 +287,7 @@ def _parse(name: str, text: str) -> Instruction:
     closing = _closing(rest, opening)
     inside, attributes = rest[opening + 1 : closing], rest[closing + 1 :]
     kind = rest[:opening]
-    if kind == "constant":
+    if kind in ("constant", "parameter"):
         return Instruction(name, kind, shape, (), inside + ")")
     return Instruction(name, kind, shape, tuple(re.findall(r"%([\w.\-]+)", inside)), attributes)
 

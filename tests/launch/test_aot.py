@@ -76,6 +76,34 @@ def test_traffic_follows_loops_and_names_lines():
     assert "z" not in moved
 
 
+# A fusion in a loop that reads one row of an array and writes one row of another in place.
+SLICES = """HloModule jit_rows, is_scheduled=true
+
+%inner (param_0.1: f32[64,8,128], param_1.1: f32[64,8,128], param_2.1: s32[]) -> f32[64,8,128] {
+  %param_1.1 = f32[64,8,128]{2,1,0:T(8,128)} parameter(1)
+  %param_0.1 = f32[64,8,128]{2,1,0:T(8,128)} parameter(0)
+  %param_2.1 = s32[]{:T(128)} parameter(2)
+  %zero.1 = s32[]{:T(128)} constant(0)
+  %wide.1 = f32[64,8,128]{2,1,0:T(8,128)} bitcast(%param_0.1)
+  %row.1 = f32[1,8,128]{2,1,0:T(8,128)} dynamic-slice(%wide.1, %param_2.1, %zero.1, %zero.1)
+  ROOT %set.1 = f32[64,8,128]{2,1,0:T(8,128)} dynamic-update-slice(%param_1.1, %row.1, %param_2.1, %zero.1, %zero.1)
+}
+
+ENTRY %main.2 (a: f32[64,8,128], b: f32[64,8,128], i: s32[]) -> f32[64,8,128] {
+  %a = f32[64,8,128]{2,1,0:T(8,128)} parameter(0)
+  %b = f32[64,8,128]{2,1,0:T(8,128)} parameter(1)
+  %i = s32[]{:T(128)S(6)} parameter(2)
+  %moved = f32[64,8,128]{2,1,0:T(8,128)} fusion(%a, %b, %i), kind=kLoop, calls=%inner
+  ROOT %slice = f32[2,8,128]{2,1,0:T(8,128)} slice(%moved), slice={[0:2], [0:8], [0:128]}
+}
+"""  # noqa: E501
+
+
+def test_of_what_an_operation_slices_only_the_slices_count():
+    moved = {each.name: each.bytes for each in Program(SLICES).traffic()}
+    assert moved == {"moved": 2 * ARRAY, "slice": 2 * 2 * ARRAY}
+
+
 def test_collectives_are_counted():
     assert Program(TEXT).collectives() == {"all-reduce": (1, 3200)}
 

@@ -5,6 +5,7 @@ it here.
 """
 
 import argparse
+import json
 import os
 import shlex
 import shutil
@@ -104,7 +105,7 @@ def documented_gcloud() -> argparse.ArgumentParser:
     return parser
 
 
-@pytest.mark.parametrize(
+STEPS = pytest.mark.parametrize(
     "arguments",
     [
         ["create", "--type=v5litepod-16", "--image=v2-alpha-tpuv5-lite", "--spot", "--project=p"],
@@ -116,12 +117,38 @@ def documented_gcloud() -> argparse.ArgumentParser:
     ],
     ids=lambda arguments: arguments[0],
 )
+
+
+@STEPS
 def test_gcloud_documents_every_flag_in_use(arguments):
     step, *more = arguments
     words = printed("tpu_pod.sh", step, "--dry-run", *SLICE, *more)
     given = documented_gcloud().parse_args(words[4:])
     assert (given.name, given.zone) == ("slice", "us-east5-a")
     assert given.step in ("create", "ssh", "delete")
+
+
+def understood(command: list[str], config: Path) -> dict:
+    """What gcloud's own parser says to a command; it runs nothing and needs no account."""
+    lint = ["gcloud", "meta", "lint-gcloud-commands", f"--command-string={shlex.join(command)}"]
+    environment = os.environ | {
+        "CLOUDSDK_CONFIG": str(config),
+        "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+    }
+    out = subprocess.run(lint, capture_output=True, text=True, env=environment, check=True)
+    return json.loads(out.stdout)[0]
+
+
+@STEPS
+def test_gcloud_itself_parses_every_command(arguments, tmp_path):
+    if shutil.which("gcloud") is None:
+        pytest.skip("needs the Google Cloud CLI")
+    step, *more = arguments
+    command = printed("tpu_pod.sh", step, "--dry-run", *SLICE, *more)
+    answer = understood(command, tmp_path)
+    assert answer["success"], answer["error_message"]
+    assert answer["command_args"]["--zone"]["value"] == "us-east5-a"
+    assert not understood([*command, "--flag-that-is-not"], tmp_path)["success"]
 
 
 def test_what_is_printed_is_what_is_run(tmp_path):
