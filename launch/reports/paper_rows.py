@@ -59,6 +59,17 @@ def refined(*names: str, more: str = "") -> tuple[str, ...]:
     return (f"{FLOW_COMMANDS[0].replace('none', ','.join(names))}{options}",)
 
 
+def adapted(stages: str, *names: str, options: str = "") -> tuple[str, ...]:
+    """Adapts to the videos of the dataset, then evaluates with refiners."""
+    flow = "ADAPTED/weights.safetensors" if "flow" in stages else "OCLR"
+    evaluate = f"{EVALUATE} --weights {flow} --flow raft:RAFT --refine {','.join(names)}"
+    return (
+        "oclr adapt VIDEOS --output ADAPTED --weights OCLR --flow raft:RAFT --refine appearance "
+        f"--refine-weights REFINE --stages {stages}{options}",
+        f"{evaluate} --refine-weights ADAPTED/refine",
+    )
+
+
 def training_command(config: str, *options: str) -> str:
     fields = "".join(f" --config.{option}" for option in options)
     return f"python launch/train.py --config configs/{config} --workdir WORKDIR{fields}"

@@ -15,6 +15,7 @@ from launch.reports.paper_rows import (
     PaperTable,
     Row,
     Setting,
+    adapted,
     benchmark_rows,
     corrector_row,
     experiment_rows,
@@ -228,10 +229,30 @@ SECOND_PAPER = (
         _YTVOS_DAVIS,
         (
             corrector_row("none", (60.9, 60.0)),
-            Row("corrector", ("64.6", "63.2"), needs=MISSING),
-            Row("corrector, flow model", ("66.6", "65.4"), needs=MISSING),
-            Row("corrector, flow model, corrector per sequence", ("66.9", "66.3"), needs=MISSING),
-            Row("the same with CRF", ("67.1", "67.0"), needs=MISSING),
+            Row(
+                "corrector",
+                ("64.6", "63.2"),
+                adapted("corrector", "appearance"),
+                f"{RELEASED}; {REFINE}",
+            ),
+            Row(
+                "corrector, flow model",
+                ("66.6", "65.4"),
+                adapted("corrector,flow", "appearance"),
+                f"{RELEASED}; {REFINE}",
+            ),
+            Row(
+                "corrector, flow model, corrector per sequence",
+                ("66.9", "66.3"),
+                adapted("corrector,flow", "appearance", "adapt"),
+                f"{RELEASED}; {REFINE}",
+            ),
+            Row(
+                "the same with CRF",
+                ("67.1", "67.0"),
+                adapted("corrector,flow", "appearance", "adapt", "crf"),
+                f"{RELEASED}; {REFINE}",
+            ),
         ),
     ),
     PaperTable(
@@ -239,8 +260,22 @@ SECOND_PAPER = (
         "davis2017_motion",
         _YTVOS_DAVIS,
         (
-            Row("without", ("63.7", "62.6"), needs=MISSING),
-            Row("with", ("65.0", "63.8"), needs=MISSING),
+            Row(
+                "without",
+                ("63.7", "62.6"),
+                adapted(
+                    "corrector",
+                    *("appearance", "adapt:no-reconstruction"),
+                    options=" --no-reconstruction",
+                ),
+                f"{RELEASED}; {REFINE}",
+            ),
+            Row(
+                "with",
+                ("65.0", "63.8"),
+                adapted("corrector", "appearance", "adapt"),
+                f"{RELEASED}; {REFINE}",
+            ),
         ),
     ),
     PaperTable(
@@ -250,7 +285,12 @@ SECOND_PAPER = (
         (
             corrector_row("neither", (60.9, 60.0)),
             Row("fine-tuned", ("63.2", "61.5"), needs=MISSING),
-            Row("adapted", ("65.0", "63.8"), needs=MISSING),
+            Row(
+                "adapted",
+                ("65.0", "63.8"),
+                adapted("corrector", "appearance", "adapt"),
+                f"{RELEASED}; {REFINE}",
+            ),
             Row("both", ("66.7", "64.1"), needs=MISSING),
         ),
     ),

@@ -33,8 +33,8 @@ _INTRODUCTION = (
     "other weights than the papers', are not comparable with the published ones.",
     "The commands name the dataset of one column; [evaluate.md](evaluate.md) lists the others. "
     "`DATA` is its folder, `OCLR` and `RAFT` are weights of the flow model and of RAFT, `REFINE` "
-    "is a folder with selector and corrector ([refinement.md](refinement.md)), and `WEIGHTS` what "
-    "the training above exported. "
+    "is a folder with selector and corrector ([refinement.md](refinement.md)), `VIDEOS` are "
+    "the videos of the dataset, and `WEIGHTS` is what the training above exported. "
     "YouTube-VOS and the second paper's FBMS-59 take `--gap 3`. Released weights, converted with "
     "`oclr convert`, can stand for full trainings. Neither was at hand for what was measured here, "
     "which uses the weights of the package. `DAVIS2016 dev-4` are the four development sequences; "

@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from oclr_jax.adapt.footage import Footage, StoredFlow
-from oclr_jax.files import replacing
 from oclr_jax.oclr.predict import Segmenter
 from oclr_jax.pipeline import run
 from oclr_jax.refine.refiner import Refiner, RefinerVideo
-from oclr_jax.refine.self_refiner import PART_FRAMES, SelfRefiner, split_evenly
+from oclr_jax.refine.self_refiner import PART_FRAMES, split_evenly
 from oclr_jax.refine.votes import collect_votes
 from oclr_jax.tracks import Track, frame_masks
 
@@ -29,7 +27,7 @@ class Labels(NamedTuple):
 
 
 class Steadiness(NamedTuple):
-    """How the masks of the flow model, before any refiner, behave from frame to frame."""
+    """How masks behave from frame to frame."""
 
     agreement: Float32[np.ndarray, " t"]  # as `Labels.agreement`
     area: Float32[np.ndarray, " t"]  # share of the grid that is foreground
@@ -64,19 +62,27 @@ def _agreement(video: RefinerVideo, tracks: Sequence[Track]) -> Float32[np.ndarr
 
 
 def make_labels(
-    footage: Footage, flow: StoredFlow, segmenter: Segmenter, quiet: bool = True
+    footage: Footage,
+    flow: StoredFlow,
+    segmenter: Segmenter,
+    refiners: Sequence[Refiner],
+    quiet: bool = True,
 ) -> Labels:
-    """Runs the pipeline with the refiner `self` on a video."""
-    tracks, agreement = watch(footage, flow, segmenter, [SelfRefiner()], quiet)
+    """Runs the pipeline on a video."""
+    tracks, agreement = watch(footage, flow, segmenter, refiners, quiet)
     order = [track.id for track in sorted(tracks, key=lambda track: track.rank)]
     return Labels(_ids(tracks, footage, segmenter), np.array(order, np.uint8), agreement)
 
 
 def measure(
-    footage: Footage, flow: StoredFlow, segmenter: Segmenter, quiet: bool = True
+    footage: Footage,
+    flow: StoredFlow,
+    segmenter: Segmenter,
+    refiners: Sequence[Refiner],
+    quiet: bool = True,
 ) -> Steadiness:
-    """Runs the flow model alone on a video."""
-    tracks, agreement = watch(footage, flow, segmenter, [], quiet)
+    """As `make_labels`; returns how the masks behave and not the masks."""
+    tracks, agreement = watch(footage, flow, segmenter, refiners, quiet)
     area = (_ids(tracks, footage, segmenter) > 0).mean(axis=(1, 2))
     return Steadiness(agreement, area.astype(np.float32))
 
@@ -100,18 +106,6 @@ def _ids(
     model = segmenter.info.model
     frames = range(footage.clip.count)
     return np.stack([frame_masks(tracks, f, model.height, model.width)[0] for f in frames])
-
-
-def save_labels(path: Path, labels: Labels) -> None:
-    """Writes labels to an .npz file, whole or not at all."""
-    with replacing(path) as temporary:
-        np.savez_compressed(temporary, **labels._asdict())
-
-
-def load_labels(path: Path) -> Labels:
-    """Reads what `save_labels` wrote."""
-    with np.load(path) as stored:
-        return Labels(**stored)
 
 
 def left_out(shots: Sequence[range], frames: int) -> Bool[np.ndarray, " t"]:

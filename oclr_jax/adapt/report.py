@@ -45,11 +45,9 @@ def write_report(
     title = f"Adaptation of {record['weights']}"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(verdict_sentence(record))}</p>",
+        *(f"<p>{escape(sentence)}</p>" for sentence in verdicts(record)),
         note(f"Adapted on {names}; no annotation was read."),
-        "<h2>Checks on left-out frames</h2>",
-        _rows(record["rows"]),
-        picture("curves over the steps", _curves(record["rows"])),
+        *_checks(record["results"].get("flow", [])),
         "<h2>Before and after</h2>",
         note("Masks of the pipeline on the model grid: above with the weights from the start."),
     ]
@@ -57,19 +55,22 @@ def write_report(
         strip = _png(before_and_after(one, first.ids, last.ids))
         parts.append(f"<h3>{escape(one.clip.name)}</h3>{picture(one.clip.name, strip)}")
     parts.append("<h2>Settings and time</h2>")
-    shown = {name: value for name, value in record.items() if name != "rows"}
-    parts.append(f"<pre>{escape(json.dumps(shown, indent=1))}</pre>")
+    parts.append(f"<pre>{escape(json.dumps(record, indent=1))}</pre>")
     write_page(path, title, parts)
 
 
-def verdict_sentence(record: dict[str, Any]) -> str:
-    """Whether the adapted weights are kept, and why."""
-    if record["kept"]:
-        return f"The adapted weights are kept: {record['reason']}."
-    return (
-        f"The adapted weights are not kept: {record['reason']}. The weights in the folder are "
-        f"those from the start, {record['weights']}."
-    )
+def verdicts(record: dict[str, Any]) -> list[str]:
+    """For each stage and round, whether the adapted weights are kept, and why."""
+    names = {"corrector": "corrector", "flow": "flow model"}
+    sentences = []
+    for stage, rounds in record["results"].items():
+        for number, result in enumerate(rounds, 1):
+            kept = "kept" if result["kept"] else "not kept; those from before go on"
+            where = f" (round {number})" if len(rounds) > 1 else ""
+            sentences.append(
+                f"The adapted weights of the {names[stage]}{where} are {kept}: {result['reason']}."
+            )
+    return sentences
 
 
 def before_and_after(
@@ -88,20 +89,27 @@ def before_and_after(
     return picture_grid(rows, gap=2, row_titles=("before", "after"))
 
 
-def _rows(rows: list[dict[str, Any]]) -> str:
+def _checks(rounds: list[dict[str, Any]]) -> list[str]:
+    """The training of the flow model."""
+    if not rounds:
+        return []
+    rows = [{"round": number, **row} for number, one in enumerate(rounds, 1) for row in one["rows"]]
     cells = [
         [r["round"], r["step"], format_number(r["agreement"]), format_number(r.get("loss"), 4)]
         for r in rows
     ]
-    return table(["round", "step", "agreement", "loss"], cells, numbers_from=0)
+    return [
+        "<h2>Checks of the flow model on left-out frames</h2>",
+        table(["round", "step", "agreement", "loss"], cells, numbers_from=0),
+        picture("curves over the steps", _curves(rows)),
+    ]
 
 
 def _curves(rows: list[dict[str, Any]]) -> bytes:
     """The steps of later rounds follow those of earlier ones."""
     longest = max(row["step"] for row in rows)
     along = [
-        {**row, "kind": "check", "step": row["step"] + max(row["round"] - 1, 0) * longest}
-        for row in rows
+        {**row, "kind": "check", "step": row["step"] + (row["round"] - 1) * longest} for row in rows
     ]
     return draw_curves(along, _CURVES)
 

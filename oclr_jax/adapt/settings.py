@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from oclr_jax.errors import UserError
+
+STAGES = "corrector", "flow"  # what is trained, in this order
+LABELS = "self", "appearance"  # refiners of the masks that the flow model is trained on
+
 
 @dataclass(frozen=True)
 class AdaptSettings:
@@ -9,11 +14,16 @@ class AdaptSettings:
 
     The second paper (A.3) fine-tunes for a few hours per dataset at 2e-5 and drops the boundary
     term of the loss. The other values were chosen for minutes on a CPU.
+
+    Raises UserError for stages that cannot be.
     """
 
+    stages: tuple[str, ...] = ("flow",)
+    labels: str = "self"
     rounds: int = 1  # the paper: one round is enough
+    # The flow model.
     steps: int = 160  # of training in each round
-    stage_steps: int = 40  # after so many steps the weights are checked and saved
+    check_every: int = 40  # after so many steps the weights are checked and saved
     frames: int = 8  # of a training clip
     real: int = 2  # clips of the footage in a batch
     rendered: int = 1  # rendered scenes in a batch, so that what was learned stays
@@ -21,4 +31,17 @@ class AdaptSettings:
     learning_rate: float = 5e-5
     gaps: tuple[int, ...] = (1, 2, 3)  # of the flow in training; in use the model sees its own
     passes: int = 4  # of the flow model for the labels
+    # The corrector.
+    corrector_passes: int = 4  # over all videos
+    corrector_steps: int = 50  # for each video in each pass
+    corrector_learning_rate: float = 2e-5
+    reconstruction: bool = True  # its loss terms of the feature reconstruction (table 15)
     seed: int = 0
+
+    def __post_init__(self):
+        if not self.stages or self.stages != tuple(s for s in STAGES if s in self.stages):
+            raise UserError(f"The stages are {','.join(STAGES)}, one of them or both in order.")
+        if self.labels not in LABELS:
+            raise UserError(f"Labels come from one of the refiners {' and '.join(LABELS)}.")
+        if "corrector" in self.stages and self.labels != "appearance":
+            raise UserError("The stage corrector needs the refiner appearance; add it.")

@@ -67,15 +67,22 @@ class State:
     def params(
         self,
         name: str,
+        kind: str,
         info: WeightsInfo,
         make: Callable[[], tuple[dict[str, Any], dict[str, float]]],
     ) -> tuple[dict[str, Any], dict[str, float]]:
-        """Parameters of a model and metrics of their training, stored before or made now."""
+        """Parameters of a model and metrics of their training, stored before or made now.
+
+        Args:
+          name: of the file.
+          kind, info: of the model; see `load_weights`.
+          make: returns both.
+        """
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
             params, metrics = make()
             save_weights(path, params, replace(info, card=metrics), dtype="float32")
-        params, info = load_weights(path)
+        params, info = load_weights(path, kind)
         return params, info.card
 
     @contextmanager

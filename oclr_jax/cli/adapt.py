@@ -3,12 +3,19 @@
 import argparse
 import dataclasses
 
-from oclr_jax.cli.options import ESTIMATORS, add_command, add_precision, not_empty
+from oclr_jax.adapt.settings import LABELS, STAGES, AdaptSettings
+from oclr_jax.cli.options import (
+    ESTIMATORS,
+    add_command,
+    add_precision,
+    add_refine_weights,
+    not_empty,
+)
 from oclr_jax.errors import UserError
 
 
 def add(commands) -> None:
-    about = "adapt the flow model to your own videos, without annotations"
+    about = "adapt the models to your own videos, without annotations"
     parser = add_command(commands, "adapt", about, run)
     parser.add_argument(
         "videos",
@@ -22,14 +29,32 @@ def add(commands) -> None:
         metavar="DIR",
         required=True,
         type=not_empty("--output"),
-        help="folder for weights.safetensors, report.html and adapt.json; the same command goes on "
-        "there after a stop",
+        help="folder for the weights, report.html and adapt.json; the same command goes on there "
+        "after a stop",
     )
     parser.add_argument(
         "--weights",
         metavar="NAME|FILE",
         type=not_empty("--weights"),
         help="weights to start from (default: those that come with the package)",
+    )
+    parser.add_argument(
+        "--refine",
+        choices=LABELS,
+        default="self",
+        help="refiner of the masks that are learned from (%(default)s)",
+    )
+    add_refine_weights(parser)
+    parser.add_argument(
+        "--stages",
+        metavar="NAME[,NAME]",
+        help=f"what is trained, of {','.join(STAGES)} (default: flow, with --refine appearance "
+        "both)",
+    )
+    parser.add_argument(
+        "--no-reconstruction",
+        action="store_true",
+        help="train the corrector without its loss terms of the feature reconstruction",
     )
     parser.add_argument(
         "--flow",
@@ -40,7 +65,9 @@ def add(commands) -> None:
     parser.add_argument(
         "--rounds", type=int, default=1, help="labels and training, so many times (%(default)s)"
     )
-    parser.add_argument("--steps", type=int, help="training steps in each round (default: 160)")
+    parser.add_argument(
+        "--steps", type=int, help="training steps of the flow model in each round (default: 160)"
+    )
     parser.add_argument(
         "--budget",
         type=float,
@@ -58,27 +85,42 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("--steps must be at least 1.")
     if options.budget is not None and not options.budget > 0:
         raise UserError("--budget must be above 0 minutes.")
-    from oclr_jax.adapt.report import verdict_sentence
-    from oclr_jax.adapt.run import adapt
-    from oclr_jax.adapt.settings import AdaptSettings
-
-    settings = AdaptSettings(rounds=options.rounds)
+    if options.refine_weights and options.refine != "appearance":
+        raise UserError("--refine-weights needs --refine appearance.")
+    if options.no_reconstruction and "corrector" not in _stages(options):
+        raise UserError("--no-reconstruction needs the stage corrector.")
+    settings = AdaptSettings(
+        stages=_stages(options),
+        labels=options.refine,
+        rounds=options.rounds,
+        reconstruction=not options.no_reconstruction,
+    )
     if options.steps is not None:
-        # Stages of equal length, rounded up.
-        stages = -(-options.steps // settings.stage_steps)
-        stage = -(-options.steps // stages)
-        settings = dataclasses.replace(settings, steps=stages * stage, stage_steps=stage)
+        # Parts of equal length, rounded up.
+        parts = -(-options.steps // settings.check_every)
+        part = -(-options.steps // parts)
+        settings = dataclasses.replace(settings, steps=parts * part, check_every=part)
+    from oclr_jax.adapt.report import verdicts
+    from oclr_jax.adapt.run import adapt
+
     record = adapt(
         options.videos,
         options.output,
         weights=options.weights,
+        refine_weights=options.refine_weights,
         flow=options.flow,
         settings=settings,
         budget=options.budget,
         precision=options.precision,
         quiet=options.quiet,
     )
-    print(verdict_sentence(record))
+    print(*verdicts(record), sep="\n")
     frames = sum(video["frames"] for video in record["videos"])
     parts = ", ".join(f"{name} {time / frames:.2f}" for name, time in record["seconds"].items())
     print(f"Seconds per frame: {parts}; see {options.output}.")
+
+
+def _stages(options: argparse.Namespace) -> tuple[str, ...]:
+    if options.stages is None:
+        return STAGES if options.refine == "appearance" else ("flow",)
+    return tuple(options.stages.split(","))

@@ -1,6 +1,7 @@
-"""`--refine adapt`: the corrector fine-tuned on the video itself (second paper, A.3).
+"""The corrector trained on its own masks of a video (second paper, A.3), and `--refine adapt`.
 
-Its own masks at the exemplar frames are the targets, as in the adaptation to a dataset.
+The masks that it predicts in the exemplar frames of an object are the targets. `--refine adapt`
+trains on the video that is refined; `oclr adapt` on many videos in turn.
 """
 
 import dataclasses
@@ -26,8 +27,23 @@ from oclr_jax.tracks import Track
 from oclr_jax.video.clip import progress
 from oclr_jax.video.resize import resize_mask
 
-# Labels may have wrong outlines, so the boundary term is off.
-_WEIGHTS = dataclasses.replace(CorrectorLossWeights(), boundary=0.0)
+
+@dataclasses.dataclass(frozen=True)
+class CorrectorTraining:
+    """How the corrector is trained on a video; the defaults are the paper's (A.3)."""
+
+    steps: int = 200
+    learning_rate: float = 2e-5  # of Adam, constant
+    reconstruction: bool = True  # the loss terms of the feature reconstruction (table 15)
+    seed: int = 0
+
+    @property
+    def loss_weights(self) -> CorrectorLossWeights:
+        """The weights of the loss terms. Labels may have wrong outlines: no boundary term."""
+        weights = CorrectorLossWeights(boundary=0.0)
+        if self.reconstruction:
+            return weights
+        return dataclasses.replace(weights, reconstruction=0.0, alpha=0.0)
 
 
 class Example(NamedTuple):
@@ -48,18 +64,16 @@ class Adapt:
     """
 
     name: ClassVar[str] = "adapt"
-    steps = 200
-    learning_rate = 2e-5
-    seed = 0
+    training: CorrectorTraining = CorrectorTraining()
 
-    def __init__(self, weights: str | os.PathLike | None = None):
+    def __init__(self, weights: str | os.PathLike | None = None, reconstruction: bool = True):
         """Loads the corrector from the folder `weights`, or the default one."""
         self.correct = Correct(weights)
+        self.training = dataclasses.replace(self.training, reconstruction=reconstruction)
 
     def settings(self) -> dict[str, Any]:
         """As `Refiner`."""
-        own = {name: getattr(self, name) for name in ("steps", "learning_rate", "seed")}
-        return self.correct.settings() | own
+        return self.correct.settings() | dataclasses.asdict(self.training)
 
     def __call__(self, video: RefinerVideo, tracks: list[Track]) -> list[Track]:
         """As `Refiner`.
@@ -71,65 +85,100 @@ class Adapt:
             raise UserError(
                 "The refiner adapt needs select,correct before it; give appearance,adapt."
             )
-        # The input is what the corrector saw: the masks of the flow model.
-        given = [dataclasses.replace(one, modal={}, modal_probability={}) for one in tracks]
-        model = self.correct.model
-        adapted = dataclasses.replace(model, params=self._train(video, given, tracks))
-        return Correct(model=adapted)(video, given)
+        params = train_corrector(self.correct, video, tracks, self.training)
+        adapted = dataclasses.replace(self.correct.model, params=params)
+        return Correct(model=adapted)(video, flow_masks(tracks))
 
-    def _train(
-        self, video: RefinerVideo, given: Sequence[Track], labels: Sequence[Track]
-    ) -> dict[str, Any]:
-        """The parameters after training on windows of all shots, drawn at random."""
-        config = self.correct.model.config
-        groups = []
-        for number, shot in enumerate(video.clip.shots):
-            inside = [track for track in given if track.shot == number]
-            for group, exemplars in self.correct.groups(video, inside, shot):
-                for window in frame_windows(len(shot), config.frames):
-                    frames = np.array([shot[i] for i in window], np.int32)
-                    known = _known(exemplars, frames)
-                    if known.any():
-                        groups.append((group, exemplars, frames, known))
-        params = self.correct.model.params
-        if not groups:
-            return params
-        step, optimizer = make_step(config, self.learning_rate)
-        state, rng = optimizer.init(params), np.random.default_rng(self.seed)
-        key = jax.random.key(self.seed)
-        drawn = rng.integers(len(groups), size=self.steps)
-        for number, index in enumerate(progress(drawn, "adapting", self.steps, video.quiet)):
-            example = self._example(video, *groups[index], labels)
-            params, state, _ = step(params, state, example, jax.random.fold_in(key, number))
-        return params
 
-    def _example(
-        self,
-        video: RefinerVideo,
-        group: Sequence[Track],
-        exemplars: Exemplars,
-        frames: Int[np.ndarray, "t"],
-        known: Bool[np.ndarray, "t k"],
-        labels: Sequence[Track],
-    ) -> Example:
-        model = self.correct.model
-        size = model.config.height, model.config.width
-        features = model.features(video)
-        by_id = {track.id: track for track in labels}
-        masks = np.zeros((len(frames), *size, model.config.objects), np.uint8)
-        for place, track in enumerate(group):
-            for i, frame in enumerate(frames):
-                stored = by_id[track.id].modal.get(int(frame))
-                if stored is not None:
-                    masks[i, ..., place] = resize_mask(stored.decode(), *size)
-        return Example(
-            images=network_images(model.images(video), frames.tolist())[None],
-            features=np.stack([features[frame] for frame in frames]).astype(np.float32)[None],
-            exemplars=exemplars,
-            frames=frames[None],
-            labels=masks[None],
-            known=known[None],
-        )
+def flow_masks(tracks: Sequence[Track]) -> list[Track]:
+    """Corrected tracks as the corrector saw them: with the masks of the flow model."""
+    return [dataclasses.replace(one, modal={}, modal_probability={}) for one in tracks]
+
+
+def train_corrector(
+    correct: Correct,
+    video: RefinerVideo,
+    tracks: Sequence[Track],
+    training: CorrectorTraining,
+    left_out: Bool[np.ndarray, " t"] | None = None,
+) -> dict[str, Any]:
+    """Trains a corrector on windows of all shots of a video, drawn at random.
+
+    Args:
+      correct: the corrector to start from; it is not changed.
+      video: with the frames.
+      tracks: with qualities and corrected masks, which are the labels.
+      training: length and learning rate.
+      left_out: frames whose masks are no labels.
+
+    Returns:
+      its parameters after the training; those from the start if no frame can be learned from.
+    """
+    model = correct.model
+    windows = _windows(correct, video, tracks, left_out)
+    if not windows:
+        return model.params
+    params = model.params
+    step, optimizer = make_step(model.config, training.learning_rate, training.loss_weights)
+    state, rng = optimizer.init(params), np.random.default_rng(training.seed)
+    key = jax.random.key(training.seed)
+    drawn = rng.integers(len(windows), size=training.steps)
+    for number, index in enumerate(progress(drawn, "adapting", training.steps, video.quiet)):
+        example = _example(correct, video, windows[index], tracks)
+        params, state, _ = step(params, state, example, jax.random.fold_in(key, number))
+    return params
+
+
+class _Window(NamedTuple):
+    """A window of a shot with at least one exemplar frame."""
+
+    group: list[Track]
+    exemplars: Exemplars
+    frames: Int[np.ndarray, " t"]
+    known: Bool[np.ndarray, "t k"]  # where the frame is an exemplar of the object
+
+
+def _windows(
+    correct: Correct,
+    video: RefinerVideo,
+    tracks: Sequence[Track],
+    left_out: Bool[np.ndarray, " t"] | None,
+) -> list[_Window]:
+    windows = []
+    for number, shot in enumerate(video.clip.shots):
+        inside = [track for track in flow_masks(tracks) if track.shot == number]
+        for group, exemplars in correct.groups(video, inside, shot):
+            for window in frame_windows(len(shot), correct.model.config.frames):
+                frames = np.array([shot[i] for i in window], np.int32)
+                known = _known(exemplars, frames)
+                if left_out is not None:
+                    known &= ~left_out[frames, None]
+                if known.any():
+                    windows.append(_Window(group, exemplars, frames, known))
+    return windows
+
+
+def _example(
+    correct: Correct, video: RefinerVideo, window: _Window, tracks: Sequence[Track]
+) -> Example:
+    model, frames = correct.model, window.frames
+    size = model.config.height, model.config.width
+    features = model.features(video)
+    by_id = {track.id: track for track in tracks}
+    masks = np.zeros((len(frames), *size, model.config.objects), np.uint8)
+    for place, track in enumerate(window.group):
+        for i, frame in enumerate(frames):
+            stored = by_id[track.id].modal.get(int(frame))
+            if stored is not None:
+                masks[i, ..., place] = resize_mask(stored.decode(), *size)
+    return Example(
+        images=network_images(model.images(video), frames.tolist())[None],
+        features=np.stack([features[frame] for frame in frames]).astype(np.float32)[None],
+        exemplars=window.exemplars,
+        frames=frames[None],
+        labels=masks[None],
+        known=window.known[None],
+    )
 
 
 def _known(exemplars: Exemplars, frames: Int[np.ndarray, "t"]) -> Bool[np.ndarray, "t k"]:
@@ -140,7 +189,7 @@ def _known(exemplars: Exemplars, frames: Int[np.ndarray, "t"]) -> Bool[np.ndarra
 
 @lru_cache(maxsize=2)
 def make_step(
-    config: CorrectorConfig, learning_rate: float
+    config: CorrectorConfig, learning_rate: float, weights: CorrectorLossWeights
 ) -> tuple[Callable, optax.GradientTransformation]:
     """Compiles a step of the adaptation, and makes its optimizer.
 
@@ -169,7 +218,7 @@ def make_step(
                 output.reconstruction,
                 example.features,
                 output.alphas,
-                _WEIGHTS,
+                weights,
                 known=example.known,
             )[0]
 

@@ -130,10 +130,10 @@ def _open_correct(weights: str | os.PathLike | None) -> Refiner:
     return Correct(weights)
 
 
-def _open_adapt(weights: str | os.PathLike | None) -> Refiner:
+def _open_adapt(weights: str | os.PathLike | None, reconstruction: bool = True) -> Refiner:
     from oclr_jax.refine.adapt import Adapt
 
-    return Adapt(weights)
+    return Adapt(weights, reconstruction)
 
 
 def _open_crf(preset: str) -> Refiner:
@@ -167,6 +167,7 @@ TRAINED: dict[str, Callable[[str | os.PathLike | None], Refiner]] = {
     "select": _open_select,
     "correct": _open_correct,
     "adapt": _open_adapt,
+    "adapt:no-reconstruction": partial(_open_adapt, reconstruction=False),
 }
 # Names for several refiners one after the other.
 COMBINED = {"appearance": ("select", "correct")}

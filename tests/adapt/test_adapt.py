@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
+from oclr_jax.adapt import corrector_stage, flow_stage
 from oclr_jax.adapt import footage as footage_module
-from oclr_jax.adapt import labels as labels_module
 from oclr_jax.adapt import run as run_module
+from oclr_jax.adapt import work as work_module
 from oclr_jax.adapt.clips import choose_clips, footage_clip
 from oclr_jax.adapt.footage import StoredFlow, open_footage, store_flow
-from oclr_jax.adapt.guard import judge
+from oclr_jax.adapt.guard import Verdict, judge
 from oclr_jax.adapt.labels import Labels, Steadiness, left_out, make_labels
 from oclr_jax.adapt.run import adapt
 from oclr_jax.adapt.settings import AdaptSettings
@@ -20,14 +21,17 @@ from oclr_jax.cli import main
 from oclr_jax.errors import UserError
 from oclr_jax.flow import from_settings
 from oclr_jax.models.oclr import OCLR
+from oclr_jax.refine import adapt as refine_adapt
+from oclr_jax.refine.refiner import open_refiners
 from oclr_jax.refine.self_refiner import SelfRefiner
 from oclr_jax.train.tasks.segmentation import init_params
 from oclr_jax.weights.file import load_weights, save_weights
 from tests.clips import CONFIG, INFO, motion_segmenter, moving_clip, square_masks, write_frames
+from tests.refine.test_select_and_correct import weights  # noqa: F401, a fixture
 
 FRAMES = 20
 SETTINGS = AdaptSettings(
-    steps=2, stage_steps=1, frames=4, real=1, rendered=1, scenes=1, gaps=(1, 2), passes=1
+    steps=2, check_every=1, frames=4, real=1, rendered=1, scenes=1, gaps=(1, 2), passes=1
 )
 
 
@@ -43,7 +47,7 @@ def start():
 
 @pytest.fixture(autouse=True)
 def fast_refiner(monkeypatch):
-    monkeypatch.setattr(labels_module, "SelfRefiner", lambda: SelfRefiner(steps=20))
+    monkeypatch.setattr(work_module, "SelfRefiner", lambda: SelfRefiner(steps=20))
 
 
 def largest_change(params, start) -> float:
@@ -86,7 +90,8 @@ def stored(video, tmp_path_factory) -> StoredFlow:
 def test_steadier_weights_are_kept_and_segment_uses_them(video, tmp_path, model, start):
     model(better=True)
     record = adapt([video], tmp_path / "out", settings=SETTINGS)
-    assert record["kept"] and record["after"] > record["before"]
+    (result,) = record["results"]["flow"]
+    assert result["kept"] and result["after"] > result["before"]
     params, info = load_weights(tmp_path / "out" / "weights.safetensors")
     assert info.name == "motion-adapted" and info.model == CONFIG
     assert info.card["adapted"]["videos"][0]["name"] == "clip"
@@ -107,7 +112,8 @@ def test_steadier_weights_are_kept_and_segment_uses_them(video, tmp_path, model,
 def test_worse_weights_are_not_kept(video, tmp_path, model, start):
     model(better=False)
     record = adapt([video], tmp_path / "out", settings=SETTINGS)
-    assert not record["kept"] and "no weights of the training" in record["reason"]
+    (result,) = record["results"]["flow"]
+    assert not result["kept"] and "no weights of the training" in result["reason"]
     params, info = load_weights(tmp_path / "out" / "weights.safetensors")
     assert info.name == "motion"
     assert largest_change(params, start) < 1e-3, "float16 in the file"
@@ -118,9 +124,9 @@ def test_a_still_video_teaches_nothing(tmp_path, model):
     noise = np.arange(12, dtype=np.uint8)[:, None, None, None] % 2
     video = write_frames(tmp_path / "still", np.repeat(moving_clip(1) // 2, 12, axis=0) + noise)
     record = adapt([video], tmp_path / "out", settings=SETTINGS)
-    assert (
-        not record["kept"] and record["clips"] == 0 and "no part of the videos" in record["reason"]
-    )
+    (result,) = record["results"]["flow"]
+    assert not result["kept"] and result["clips"] == 0
+    assert "no part of the videos" in result["reason"]
 
 
 @pytest.mark.slow
@@ -128,7 +134,7 @@ def test_an_adaptation_goes_on_where_it_stopped(video, tmp_path, model, monkeypa
     """The same weights as without a stop; what was done is not done again."""
     model(better=True)
     adapt([video], tmp_path / "whole", settings=SETTINGS)
-    calls, fit = [], run_module.fit
+    calls, fit = [], flow_stage.fit
 
     def stopping(*args, **kwargs):
         calls.append("fit")
@@ -136,7 +142,7 @@ def test_an_adaptation_goes_on_where_it_stopped(video, tmp_path, model, monkeypa
             raise KeyboardInterrupt
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(run_module, "fit", stopping)
+    monkeypatch.setattr(flow_stage, "fit", stopping)
     with pytest.raises(KeyboardInterrupt):
         adapt([video], tmp_path / "out", settings=SETTINGS)
     with pytest.raises(UserError, match="other settings"):
@@ -153,13 +159,76 @@ def test_an_adaptation_goes_on_where_it_stopped(video, tmp_path, model, monkeypa
 def test_a_spent_budget_ends_training(video, tmp_path, model):
     model(better=True)
     record = adapt([video], tmp_path / "out", settings=SETTINGS, budget=1e-3)
-    assert not record["kept"] and [row["step"] for row in record["rows"]] == [0]
-    assert "the time was over" in record["reason"]
+    (result,) = record["results"]["flow"]
+    assert not result["kept"] and [row["step"] for row in result["rows"]] == [0]
+    assert "the time was over" in result["reason"]
+
+
+@pytest.mark.slow
+def test_the_corrector_learns_its_own_masks(video, tmp_path, model, start, weights, monkeypatch):  # noqa: F811
+    """Alone, and then both stages, where the flow model learns from the adapted corrector."""
+    model(better=True)
+    keep = Verdict(True, "said so", 0.0, 1.0)
+    monkeypatch.setattr(corrector_stage, "judge", lambda *_: keep)
+    learned, make = [], refine_adapt.make_step
+
+    def spy(*settings):
+        step, optimizer = make(*settings)
+
+        def watched(params, state, example, key):
+            learned.append((example.frames[0], example.known[0]))
+            return step(params, state, example, key)
+
+        return watched, optimizer
+
+    monkeypatch.setattr(refine_adapt, "make_step", spy)
+    settings = dataclasses.replace(
+        SETTINGS,
+        stages=("corrector",),
+        labels="appearance",
+        corrector_passes=2,
+        corrector_steps=2,
+        corrector_learning_rate=1e-3,
+    )
+    record = adapt([video], tmp_path / "out", refine_weights=weights, settings=settings)
+    (result,) = record["results"]["corrector"]
+    assert result["kept"] and result["passes"] == 2 and "flow" not in record["results"]
+    assert len(learned) == 4
+    held = left_out((range(FRAMES),), SETTINGS.frames)
+    assert not any(known[held[frames]].any() for frames, known in learned)
+    adapted, info = load_weights(tmp_path / "out" / "refine" / "corrector.safetensors", "corrector")
+    before, _ = load_weights(weights / "corrector.safetensors", "corrector")
+    assert info.name == "tiny-corrector-adapted" and info.card["adapted"]["videos"]
+    assert 1e-3 < largest_change(adapted, before) < 1e-1
+    flow_params, flow_info = load_weights(tmp_path / "out" / "weights.safetensors")
+    assert flow_info.name == "motion" and largest_change(flow_params, start) < 1e-3
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "of the corrector are kept" in page and page.count("<img") == 1
+    assert open_refiners(["appearance"], tmp_path / "out" / "refine")
+
+    both = dataclasses.replace(settings, stages=("corrector", "flow"), corrector_passes=1)
+    record = adapt([video], tmp_path / "both", refine_weights=weights, settings=both)
+    assert list(record["results"]) == ["corrector", "flow"]
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"stages": ()}, "stages are"),
+        ({"stages": ("flow", "corrector"), "labels": "appearance"}, "in order"),
+        ({"stages": ("selector",)}, "stages are"),
+        ({"stages": ("corrector",)}, "needs the refiner appearance"),
+        ({"labels": "crf"}, "self and appearance"),
+    ],
+)
+def test_settings_that_cannot_be(settings, words):
+    with pytest.raises(UserError, match=words):
+        AdaptSettings(**settings)
 
 
 def test_labels_are_the_refined_masks_and_clips_avoid_left_out_frames(video, stored):
     (footage,) = open_footage([video])
-    labels = make_labels(footage, stored, motion_segmenter())
+    labels = make_labels(footage, stored, motion_segmenter(), [SelfRefiner(steps=20)])
     truth = square_masks(FRAMES)[:, ::2, ::2]
     iou = ((labels.ids > 0) & (truth > 0)).sum() / ((labels.ids > 0) | (truth > 0)).sum()
     assert iou > 0.5
@@ -210,6 +279,9 @@ def test_command(video, tmp_path, start, capsys):
     bad = ["adapt", str(video), "--output", str(tmp_path / "out"), "--weights", str(path)]
     assert main([*bad, "--rounds", "0"]) == 2
     assert main([*bad, "--flow", str(video)]) == 2
+    assert main([*bad, "--stages", "corrector"]) == 2
+    assert main([*bad, "--no-reconstruction"]) == 2
+    assert main([*bad, "--refine-weights", str(tmp_path)]) == 2
     assert main(["adapt", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
     assert main([*bad, "--steps", "1", "--quiet"]) == 0

@@ -8,7 +8,7 @@ from oclr_jax.errors import UserError
 from oclr_jax.models import corrector
 from oclr_jax.pipeline import segment_video
 from oclr_jax.refine import adapt
-from oclr_jax.refine.adapt import Adapt, Example, make_step
+from oclr_jax.refine.adapt import Adapt, CorrectorTraining, Example, make_step
 from tests.clips import moving_clip
 from tests.refine.test_select_and_correct import (  # noqa: F401, fixtures
     CORRECTOR,
@@ -37,7 +37,7 @@ def example(labels: np.ndarray, known: np.ndarray) -> Example:
 @pytest.mark.slow
 def test_a_step_learns_the_labels_of_exemplar_frames_alone():
     params = jax.jit(lambda: corrector.init_params(CORRECTOR, 0))()
-    step, optimizer = make_step(CORRECTOR, 1e-3)
+    step, optimizer = make_step(CORRECTOR, 1e-3, CorrectorTraining().loss_weights)
     labels = np.zeros((1, 3, 32, 48, 2), np.uint8)
     labels[..., 8:24, 8:24, 0] = 1
     known = np.zeros((1, 3, 2), bool)
@@ -55,12 +55,11 @@ def test_a_step_learns_the_labels_of_exemplar_frames_alone():
 
 @pytest.mark.slow
 def test_the_video_is_learned_and_nothing_else_changes(weights, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(Adapt, "steps", 3)
-    monkeypatch.setattr(Adapt, "learning_rate", 1e-3)
+    monkeypatch.setattr(Adapt, "training", CorrectorTraining(steps=3, learning_rate=1e-3))
     seen, make = [], make_step
 
-    def spy(config, rate):
-        step, optimizer = make(config, rate)
+    def spy(*settings):
+        step, optimizer = make(*settings)
 
         def watched(params, state, one, key):
             seen.append(one)
