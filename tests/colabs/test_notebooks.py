@@ -28,6 +28,15 @@ def run(name: str, folder: Path, **shorter: int) -> list[dict]:
     return [output for cell in cells for output in cell.get("outputs", [])]
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "colabs").glob("*.ipynb")), ids=lambda p: p.name)
+def test_one_line_installs_everything_and_nothing_restarts(path: Path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    lines = [line for cell in cells for line in cell.source.splitlines()]
+    assert sum(bool(re.search(r"\bpip\b", line)) for line in lines) == 1
+    assert not re.search(r"\bapt|conda|os\.kill|restart|shutdown", "\n".join(lines))
+    assert "install" in cells[0].metadata["tags"] and "pip install" in cells[0].source
+
+
 def test_segment_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     outputs = run("segment_a_video.ipynb", tmp_path)
