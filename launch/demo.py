@@ -58,9 +58,9 @@ def main() -> int:
     return 0
 
 
-def render_clip(path: Path) -> Sample:
-    """Renders the demo's clip to a video file; returns it with its ground truth."""
-    sample = render(sample_scene(np.random.default_rng(CLIP_SEED), CLIP, CLIP_OBJECTS))
+def render_clip(path: Path, seed: int = CLIP_SEED) -> Sample:
+    """Renders a clip of two objects to a video file; returns it with its ground truth."""
+    sample = render(sample_scene(np.random.default_rng(seed), CLIP, CLIP_OBJECTS))
     with video_writer(path, 24, CLIP.render_height, CLIP.render_width) as write:
         for frame in sample["video"]:
             write(frame)
@@ -116,11 +116,15 @@ def print_scores(output: Path, record: SegmentationRecord, sample: Sample) -> No
 
 
 def draw_sheet(
-    video: str | Path, output: Path, record: SegmentationRecord
+    video: str | Path,
+    output: Path,
+    record: SegmentationRecord,
+    columns: int = SHEET_FRAMES,
+    tile_height: int = 160,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draws the contact sheet of a result: evenly spaced frames, each with its flow and masks."""
     last = record["video"]["frames"] - 1
-    chosen = evenly_spaced(last, SHEET_FRAMES)
+    chosen = evenly_spaced(last, columns)
     source = open_video(video)
     wanted = {*chosen, *(frame + 1 for frame in chosen)}
     images = {frame: image for frame, image in enumerate(source) if frame in wanted}
@@ -135,6 +139,7 @@ def draw_sheet(
         [entry["id"] for entry in record["objects"]],
         [entry["depth_rank"] for entry in record["objects"]],
         stems,
+        tile_height,
     )
 
 

@@ -38,7 +38,7 @@ NOT_RUN = {
     r"^python launch/benchmark\.py": "measures for minutes, on an idle machine",
     r"^python launch/checks/": "kills commands for minutes; tests/launch/test_kill_commands.py",
     r"^python launch/(generate|train)\.py (?!.*tiny)": "takes hours; tests/launch, tests/train",
-    r"^python launch/(reports|predict_masks|import_synval|build_benchmark)": (
+    r"^python launch/(reports/(?!gallery)|predict_masks|import_synval|build_benchmark)": (
         "needs large data; tests/launch and tests/data_pipelines have small ones"
     ),
     r"--data data/": "needs generated data; tests/evaluate",
@@ -55,6 +55,7 @@ SLOW = {
     r"export-model|run_program": "compiles the model of the package",
     r"--weights IN\.pth": "compiles a model for windows of full size",
     r"launch/(generate|train)\.py .*tiny": "processes that render, and that train",
+    r"gallery\.py": "segments scenes of full size with the model of the package",
     r"segment_beam": "a pipeline with the model of the package",
 }
 NO_PYTHON = {r"beam_runner": "renders a data set of full size"}
