@@ -80,6 +80,30 @@ def add_corruption(config: ConfigDict) -> None:
     corruption.max_shift = 3  # frames
 
 
+def small_schedule(config: ConfigDict) -> None:
+    """The data and the schedule of `:small` of the baselines."""
+    config.data.train = "syn_small"
+    config.data.validation = "syn_small"
+    config.steps = 3_000
+    config.log_every = 20
+    config.evaluate_every = 250
+    config.checkpoint_every = 250
+
+
+def tiny_schedule(config: ConfigDict) -> None:
+    """The data and the schedule of `:tiny`, seconds of training."""
+    config.data.train = "tiny"
+    config.data.validation = "tiny"
+    config.batch_size = 2
+    config.steps = 60
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.warmup_steps = 5
+    config.log_every = 5
+    config.evaluate_every = 30
+    config.validation_clips = 2
+    config.checkpoint_every = 30
+
+
 def refinement_small(config: ConfigDict) -> None:
     """The data and the schedule of `:small` of selector and corrector, all but its length."""
     config.model.dropout = 0.0
@@ -105,17 +129,8 @@ def refinement_tiny(config: ConfigDict) -> None:
     config.model.feature_channels = 8
     config.model.height = 32
     config.model.width = 48
-    config.data.train = "tiny"
-    config.data.validation = "tiny"
     config.data.frames = 4
-    config.batch_size = 2
-    config.steps = 60
-    config.optimizer.learning_rate = 3e-3
-    config.optimizer.warmup_steps = 5
-    config.log_every = 5
-    config.evaluate_every = 30
-    config.validation_clips = 2
-    config.checkpoint_every = 30
+    tiny_schedule(config)
 
 
 def apply_variants(

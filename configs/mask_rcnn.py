@@ -17,7 +17,7 @@ Variants follow a colon, applied from left to right:
 
 from ml_collections import ConfigDict
 
-from configs.common import apply_variants, base_config
+from configs.common import apply_variants, base_config, small_schedule, tiny_schedule
 
 
 def get_config(variants: str = "") -> ConfigDict:
@@ -95,18 +95,13 @@ def _small(config: ConfigDict) -> None:
     config.model.hidden = 128
     config.model.candidates = 64
     config.model.proposals = 48
-    config.data.train = "syn_small"
-    config.data.validation = "syn_small"
     config.loss.anchors = 128
     config.loss.proposals = 32
     config.batch_size = 4
-    config.steps = 3_000
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 100
     config.ema_decay = 0.99
-    config.log_every = 20
-    config.evaluate_every = 250
-    config.checkpoint_every = 250
+    small_schedule(config)
 
 
 def _tiny(config: ConfigDict) -> None:
@@ -120,19 +115,10 @@ def _tiny(config: ConfigDict) -> None:
     config.model.hidden = 16
     config.model.candidates = 16
     config.model.proposals = 12
-    config.data.train = "tiny"
-    config.data.validation = "tiny"
     config.loss.anchors = 32
     config.loss.proposals = 16
-    config.batch_size = 2
-    config.steps = 60
-    config.optimizer.learning_rate = 3e-3
-    config.optimizer.warmup_steps = 5
-    config.log_every = 5
-    config.evaluate_every = 30
-    config.validation_clips = 2
     config.strips = (0, 1)
-    config.checkpoint_every = 30
+    tiny_schedule(config)
 
 
 VARIANTS = {"rgb": _rgb, "small": _small, "tiny": _tiny}

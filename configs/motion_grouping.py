@@ -24,7 +24,7 @@ Variants follow a colon, applied from left to right:
 
 from ml_collections import ConfigDict
 
-from configs.common import apply_variants, base_config
+from configs.common import apply_variants, base_config, small_schedule, tiny_schedule
 
 
 def get_config(variants: str = "") -> ConfigDict:
@@ -121,14 +121,9 @@ def _small(config: ConfigDict) -> None:
     config.model.width = 112
     config.model.channels = (32, 64, 128)
     config.model.decoder_channels = 32
-    config.data.train = "syn_small"
-    config.data.validation = "syn_small"
     config.batch_size = 8
-    config.steps = 3_000
     config.optimizer.decay = "cosine"
-    config.log_every = 20
-    config.evaluate_every = 250
-    config.checkpoint_every = 250
+    small_schedule(config)
 
 
 def _tiny(config: ConfigDict) -> None:
@@ -140,18 +135,10 @@ def _tiny(config: ConfigDict) -> None:
     config.model.channels = (8, 8, 16)
     config.model.decoder_channels = 8
     config.model.iterations = 2
-    config.data.train = "tiny"
-    config.data.validation = "tiny"
     config.data.frames = 2
-    config.batch_size = 2
-    config.steps = 60
-    config.optimizer.learning_rate = 2e-3
-    config.optimizer.warmup_steps = 5
-    config.log_every = 5
-    config.evaluate_every = 30
-    config.validation_clips = 2
     config.strips = (0, 1)
-    config.checkpoint_every = 30
+    tiny_schedule(config)
+    config.optimizer.learning_rate = 2e-3
 
 
 VARIANTS = {

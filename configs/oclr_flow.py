@@ -22,7 +22,7 @@ Variants follow a colon and are applied from left to right: `configs/oclr_flow.p
 
 from ml_collections import ConfigDict
 
-from configs.common import apply_variants, base_config
+from configs.common import apply_variants, base_config, tiny_schedule
 
 
 def get_config(variants: str = "") -> ConfigDict:
@@ -138,16 +138,7 @@ def _tiny(config: ConfigDict) -> None:
     config.model.frames = max(2, config.model.frames * 4 // 30)
     config.model.height = 32
     config.model.width = 48
-    config.data.train = "tiny"
-    config.data.validation = "tiny"
-    config.batch_size = 2
-    config.steps = 60
-    config.optimizer.learning_rate = 3e-3
-    config.optimizer.warmup_steps = 5
-    config.log_every = 5
-    config.evaluate_every = 30
-    config.validation_clips = 2
-    config.checkpoint_every = 30
+    tiny_schedule(config)
 
 
 def _ours_a(config: ConfigDict) -> None:

@@ -29,7 +29,7 @@ from oclr_jax.oclr.tta.backbone import Backbone, load_backbone, working_size
 from oclr_jax.oclr.tta.config import TTAConfig
 from oclr_jax.oclr.tta.keyframe import check_frames, object_errors
 from oclr_jax.oclr.tta.propagation import object_masks
-from oclr_jax.ops.metrics import selection_ap
+from oclr_jax.ops.selection import selection_ap
 from oclr_jax.refine.appearance_models import AppearanceModel, load_appearance_model
 from oclr_jax.refine.refiner import RefinerVideo
 from oclr_jax.refine.select import judge_masks
@@ -163,16 +163,17 @@ def predicted_clips(dataset: Path, predicted: str, count: int = 0) -> Iterator[M
 def measure(clips: Iterator[Masks], selectors: dict[str, Selector]) -> dict[str, dict[str, Any]]:
     """Mean average precision over all objects, by selector, and the number of objects."""
     rng = np.random.default_rng(0)
+    precisions = jax.jit(jax.vmap(selection_ap, (0, None)))
     found: dict[str, list[float]] = {name: [] for name in ("random", *selectors)}
     for masks in clips:
         if not masks.objects:
             continue
         qualities = {name: select(masks) for name, select in selectors.items()}
         for column, iou in enumerate(masks.iou.T):
-            draws = [selection_ap(rng.random(len(iou)), iou) for _ in range(_DRAWS)]
+            draws = precisions(rng.random((_DRAWS, len(iou))), iou)
             found["random"].append(float(np.mean(draws)))
             for name, quality in qualities.items():
-                found[name].append(selection_ap(quality[:, column], iou))
+                found[name].append(float(precisions(quality[None, :, column], iou)[0]))
     if not found["random"]:
         raise UserError("The dataset has no object whose masks differ; predict other masks.")
     return {

@@ -11,8 +11,6 @@ from scipy.optimize import linear_sum_assignment
 
 # Box IoU above which a detection on MoCA is a success.
 SUCCESS_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
-# Frames that the selector of the second paper chooses per object.
-SELECTED_FRAMES = 10
 
 
 class Statistics(NamedTuple):
@@ -113,31 +111,6 @@ def success_rates(overlaps: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "5"
     if not overlaps.size:
         return np.full(len(SUCCESS_THRESHOLDS), np.nan)
     return (overlaps[:, None] > np.array(SUCCESS_THRESHOLDS)).mean(axis=0)
-
-
-def selection_ap(
-    scores: Float[np.ndarray, "t"], overlaps: Float[np.ndarray, "t"], count: int = SELECTED_FRAMES
-) -> float:
-    """Average precision, 0 to 1, of telling an object's best masks from its worst by score.
-
-    The `count` frames with the highest IoU are the positives, and the `count` with the lowest the
-    negatives; fewer of both in a short sequence. Chance level is 0.568 at 10. Second paper,
-    appendix C.1 and table 3. Raises ValueError for fewer than 2 frames.
-    """
-    if len(scores) < 2:
-        raise ValueError(f"a selection needs at least 2 frames, got {len(scores)}")
-    count = min(count, len(scores) // 2)
-    by_overlap = np.argsort(-overlaps, kind="stable")
-    kept = np.concatenate([by_overlap[:count], by_overlap[-count:]])
-    wanted, values = np.arange(2 * count) < count, scores[kept]
-    precision = found = 0.0
-    # Frames with equal scores are added together, because their order is arbitrary.
-    for value in np.unique(values)[::-1]:
-        taken = values >= value
-        now = np.count_nonzero(wanted & taken)
-        precision += (now - found) / count * now / np.count_nonzero(taken)
-        found = now
-    return float(precision)
 
 
 def order_accuracy(

@@ -70,31 +70,27 @@ def frame_windows(count: int, size: int) -> list[list[int]]:
     return [list(range(start, start + size)) for start in starts]
 
 
-def average_precision(
-    quality: Float[np.ndarray, "n"] | Float[Array, "n"],
-    good: Bool[np.ndarray, "n"] | Bool[Array, "n"],
+def selection_ap(
+    quality: Float[Array, "t"] | Float[np.ndarray, "t"],
+    iou: Float[Array, "t"] | Float[np.ndarray, "t"],
+    count: int = 10,
 ) -> Float[Array, ""]:
-    """Average precision of ranking good frames before others; 0 without good frames."""
-    ranked = jnp.asarray(good)[jnp.argsort(-jnp.asarray(quality), stable=True)]
-    precision = jnp.cumsum(ranked) / jnp.arange(1, ranked.size + 1)
-    return jnp.sum(precision * ranked) / jnp.maximum(ranked.sum(), 1)
+    """Average precision, 0 to 1, of telling an object's best masks from its worst by quality.
 
-
-def selection_precision(
-    quality: Float[Array, "t"], iou: Float[Array, "t"], count: int
-) -> Float[Array, ""]:
-    """Average precision of choosing the best masks of an object (table 3).
-
-    Of the `count` frames of highest and the `count` of lowest IoU, or half of the frames each where
-    there are fewer, those of highest IoU are to be ranked first.
+    The `count` frames with the highest IoU are the positives, and the `count` with the lowest the
+    negatives; fewer of both in a short clip. Frames of equal quality are found together, because
+    their order is arbitrary. Chance level is 0.568 at 10. Second paper, appendix C.1 and table 3.
 
     Args:
       quality: predicted, higher = better.
       iou: of the masks with the ground truth.
       count: 10 in the paper.
+
+    Returns:
+      the precision; NaN for a single frame.
     """
-    count = min(count, iou.shape[0] // 2)
-    order = jnp.argsort(-iou, stable=True)
-    # Bottom frames first, so that a constant quality is not rewarded by the order of ties.
-    compared = jnp.concatenate([order[len(order) - count :], order[:count]])
-    return average_precision(quality[compared], jnp.arange(2 * count) >= count)
+    count = min(count, len(iou) // 2)
+    order = jnp.argsort(-jnp.asarray(iou), stable=True)
+    best, worst = (jnp.asarray(quality)[chosen] for chosen in (order[:count], order[-count:]))
+    right, wrong = ((kept >= best[:, None]).sum(axis=1) for kept in (best, worst))
+    return jnp.mean(right / (right + wrong))

@@ -18,7 +18,6 @@ from oclr_jax.ops.metrics import (
     detected_box,
     jaccard,
     order_accuracy,
-    selection_ap,
     statistics,
     success_rates,
 )
@@ -165,21 +164,6 @@ def test_success_is_strictly_above_the_threshold():
         [2 / 3, 2 / 3, 1 / 3, 1 / 3, 1 / 3]
     )
     assert np.isnan(success_rates(np.zeros(0))).all()
-
-
-def test_selection_ap():
-    overlaps = np.linspace(0, 1, 40)
-    assert selection_ap(overlaps, overlaps) == pytest.approx(1)
-    assert selection_ap(np.zeros(40), overlaps) == 0.5
-    # Found at ranks 2 and 3 of 4: the mean of 1/2 and 2/3.
-    assert selection_ap(np.array([4.0, 3.0, 2.0, 1.0]), np.array([0.0, 0.9, 1.0, 0.1])) == (
-        pytest.approx((1 / 2 + 2 / 3) / 2)
-    )
-    rng = np.random.default_rng(0)
-    chance = np.mean([selection_ap(rng.random(40), overlaps) for _ in range(600)])
-    assert chance == pytest.approx(0.568, abs=0.02)  # table 3's figure for random selection
-    with pytest.raises(ValueError, match="at least 2"):
-        selection_ap(np.zeros(1), np.zeros(1))
 
 
 def test_order_accuracy_counts_pairs_that_overlap():

@@ -10,7 +10,7 @@ from oclr_jax.ops.selection import (
     frame_windows,
     one_object_per_pixel,
     select_exemplars,
-    selection_precision,
+    selection_ap,
     take_frames,
     take_own_frames,
 )
@@ -66,11 +66,22 @@ def test_published_scores(golden):
     np.testing.assert_allclose(scores, golden["score/out"], atol=1e-6)
 
 
-def test_selection_precision():
-    iou = jnp.linspace(0.1, 0.9, 30)
-    assert float(selection_precision(iou, iou, 10)) == 1.0
-    worst = float(selection_precision(-iou, iou, 10))
-    assert worst == pytest.approx(np.mean(np.arange(1, 11) / np.arange(11, 21)), abs=1e-6)
-    # A quality that says nothing is not rewarded.
-    assert float(selection_precision(jnp.zeros(30), iou, 10)) < 0.4
-    assert float(selection_precision(iou[:3], iou[:3], 10)) == 1.0
+def test_selection_ap():
+    iou = np.linspace(0, 1, 40)
+    assert selection_ap(iou, iou) == 1
+    # The worst order finds the ten best at ranks 11 to 20.
+    worst = np.mean(np.arange(1, 11) / np.arange(11, 21))
+    assert selection_ap(-iou, iou) == pytest.approx(worst)
+    assert selection_ap(np.zeros(40), iou) == 0.5
+    # Found at ranks 2 and 3 of 4: the mean of 1/2 and 2/3.
+    assert selection_ap(np.array([4.0, 3.0, 2.0, 1.0]), np.array([0.0, 0.9, 1.0, 0.1])) == (
+        pytest.approx((1 / 2 + 2 / 3) / 2)
+    )
+    # One of the best as good as one of the worst: 1, and 2 of 3.
+    assert selection_ap(np.array([4.0, 2.0, 2.0, 1.0]), np.array([1.0, 0.9, 0.1, 0.0])) == (
+        pytest.approx((1 + 2 / 3) / 2)
+    )
+    draws = np.random.default_rng(0).random((600, 40))
+    chance = jax.jit(jax.vmap(selection_ap, (0, None)))(draws, iou).mean()
+    assert chance == pytest.approx(0.568, abs=0.02)  # table 3's figure for random selection
+    assert np.isnan(selection_ap(np.zeros(1), np.zeros(1)))

@@ -28,6 +28,7 @@ from oclr_jax.train.data import TrainingData
 from oclr_jax.train.record.strips import mask_strip
 from oclr_jax.train.record.utilisation import matrix_flops
 from oclr_jax.train.task import LossAux, Metrics, Variables
+from oclr_jax.train.tasks.loaders import data_of, open_training, open_validation
 from oclr_jax.train.tasks.masks_and_frames import j_sums, open_model_config
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import load_weights, save_weights
@@ -95,35 +96,18 @@ class MaskRCNNTask:
         """As `Task`: frames of a generated dataset, with RGB where the model sees it."""
         from data_pipelines.loaders.clips import make_clip_loader
         from data_pipelines.loaders.rgb_clips import make_rgb_clip_loader
-        from data_pipelines.loaders.sequences import dataset_directory
 
-        data, model = config.data, self.config
+        model = self.config
         rgb = model.inputs == "rgb+flow"
         make = make_rgb_clip_loader if rgb else make_clip_loader
         options = {
-            "frames": data.frames,
+            "frames": config.data.frames,
             "height": model.height,
             "width": model.width,
             **({} if rgb else {"gaps": tuple(model.gaps)}),
-            "process_index": jax.process_index(),
-            "process_count": jax.process_count(),
         }
-        training = make(
-            dataset_directory(data.dir, data.train),
-            "train",
-            train=True,
-            batch_size=config.batch_size // jax.process_count(),
-            seed=config.seed,
-            workers=data.workers,
-            **options,
-        )
-        directory = dataset_directory(data.dir, data.validation)
-        validation = make(directory, "validation", batch_size=1, train=False, **options)
-        return TrainingData(
-            train_batches=training.iterate,
-            validation_batches=validation.iterate,
-            metadata=training.settings,
-            describe_batch=training.samples,
+        return data_of(
+            open_training(make, config, **options), open_validation(make, config, **options)
         )
 
     def init_variables(self, seed: int) -> Variables:

@@ -16,6 +16,7 @@ from oclr_jax.ops import layering, matching
 from oclr_jax.ops.corruption import Corruption, corrupt_masks
 from oclr_jax.train.data import TrainingData
 from oclr_jax.train.task import Metrics
+from oclr_jax.train.tasks.loaders import data_of, open_training, open_validation
 
 Model = TypeVar("Model")
 LAYERS = 3  # of a generated clip
@@ -39,7 +40,6 @@ def open_model_config(cls: type[Model], config: ConfigDict) -> Model:
 def open_rgb_clips(config: ConfigDict) -> TrainingData:
     """Clips of a generated dataset with stored predicted masks."""
     from data_pipelines.loaders.rgb_clips import make_rgb_clip_loader
-    from data_pipelines.loaders.sequences import dataset_directory
 
     data = config.data
     options = {
@@ -47,21 +47,9 @@ def open_rgb_clips(config: ConfigDict) -> TrainingData:
         "height": config.model.height,
         "width": config.model.width,
         "predicted": data.predicted,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
     }
-    training = make_rgb_clip_loader(
-        dataset_directory(data.dir, data.train),
-        "train",
-        batch_size=config.batch_size // jax.process_count(),
-        train=True,
-        seed=config.seed,
-        workers=data.workers,
-        stride=data.stride,
-        **options,
-    )
-    directory = dataset_directory(data.dir, data.validation)
-    validation = make_rgb_clip_loader(directory, "validation", batch_size=1, train=False, **options)
+    training = open_training(make_rgb_clip_loader, config, stride=data.stride, **options)
+    validation = open_validation(make_rgb_clip_loader, config, **options)
     for loader in (training, validation):
         layers = loader.settings["predicted_masks"]["shape"][-1]
         if layers != LAYERS:
@@ -69,12 +57,7 @@ def open_rgb_clips(config: ConfigDict) -> TrainingData:
                 f"The predicted masks {data.predicted} have {layers} layers, and clips have "
                 f"{LAYERS}; predict them with a model of {LAYERS} queries."
             )
-    return TrainingData(
-        train_batches=training.iterate,
-        validation_batches=validation.iterate,
-        metadata=training.settings,
-        describe_batch=training.samples,
-    )
+    return data_of(training, validation)
 
 
 def matched_masks(

@@ -27,6 +27,13 @@ from oclr_jax.train.data import TrainingData
 from oclr_jax.train.record.strips import mask_strip
 from oclr_jax.train.record.utilisation import matrix_flops
 from oclr_jax.train.task import LossAux, Metrics, Variables
+from oclr_jax.train.tasks.loaders import (
+    batching,
+    data_of,
+    open_training,
+    open_validation,
+    process_part,
+)
 from oclr_jax.train.tasks.masks_and_frames import open_model_config
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import load_weights, save_weights
@@ -95,25 +102,9 @@ class MotionGroupingTask:
             "gaps": tuple(self.config.gaps),
             "height": self.config.height,
             "width": self.config.width,
-            "process_index": jax.process_index(),
-            "process_count": jax.process_count(),
         }
-        batching = {
-            "batch_size": config.batch_size // jax.process_count(),
-            "seed": config.seed,
-            "workers": config.data.workers,
-        }
-        if config.data.videos:
-            loaders = _open_videos(config, **options, **batching)
-        else:
-            loaders = _open_clips(config, options, batching)
-        training, validation = loaders
-        return TrainingData(
-            train_batches=training.iterate,
-            validation_batches=validation.iterate,
-            metadata=training.settings,
-            describe_batch=training.samples,
-        )
+        open_loaders = _open_videos if config.data.videos else _open_clips
+        return data_of(*open_loaders(config, **options))
 
     def init_variables(self, seed: int) -> Variables:
         """As `Task`."""
@@ -238,25 +229,18 @@ def _open_videos(config: ConfigDict, **options: Any) -> tuple[Any, Any]:
     from data_pipelines.loaders.video_flows import make_video_flow_loaders
 
     cache = os.path.join(config.data.dir, "video_flows")
+    options = {**options, **batching(config), **process_part()}
     return make_video_flow_loaders(config.data.videos, config.data.estimator, cache, **options)
 
 
-def _open_clips(
-    config: ConfigDict, options: dict[str, Any], batching: dict[str, Any]
-) -> tuple[Any, Any]:
+def _open_clips(config: ConfigDict, **options: Any) -> tuple[Any, Any]:
     from data_pipelines.loaders.clips import make_clip_loader
-    from data_pipelines.loaders.sequences import dataset_directory
 
-    data = config.data
     if set(options["gaps"]) != _STORED_GAPS:
         raise UserError(
             "Generated datasets have flow at gaps 1 and -1; give a folder of videos with "
             "--config.data.videos, or use the variant synthetic or supervised."
         )
-    options = {**options, "frames": data.frames}
-    training = make_clip_loader(
-        dataset_directory(data.dir, data.train), "train", train=True, **options, **batching
-    )
-    directory = dataset_directory(data.dir, data.validation)
-    validation = make_clip_loader(directory, "validation", batch_size=1, train=False, **options)
-    return training, validation
+    options["frames"] = config.data.frames
+    training = open_training(make_clip_loader, config, **options)
+    return training, open_validation(make_clip_loader, config, **options)

@@ -21,6 +21,7 @@ from oclr_jax.train.data import TrainingData
 from oclr_jax.train.record.strips import pair_strip
 from oclr_jax.train.record.utilisation import matrix_flops
 from oclr_jax.train.task import LossAux, Metrics, Variables
+from oclr_jax.train.tasks.loaders import data_of, open_training, open_validation
 from oclr_jax.types import FlowBatch
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import load_weights, save_weights
@@ -78,27 +79,10 @@ class OpticalFlow:
     def open_data(self, config: ConfigDict) -> TrainingData:
         """As `Task`: pairs of frames of a generated dataset."""
         from data_pipelines.loaders.pairs import make_pair_loader
-        from data_pipelines.loaders.sequences import dataset_directory
 
-        data = config.data
-        process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        training = make_pair_loader(
-            dataset_directory(data.dir, data.train),
-            "train",
-            batch_size=config.batch_size // jax.process_count(),
-            crop=self.crop,
-            train=True,
-            seed=config.seed,
-            workers=data.workers,
-            **process,
-        )
-        directory = dataset_directory(data.dir, data.validation)
-        validation = make_pair_loader(directory, "validation", batch_size=1, train=False, **process)
-        return TrainingData(
-            train_batches=training.iterate,
-            validation_batches=validation.iterate,
-            metadata=training.settings,
-            describe_batch=training.samples,
+        return data_of(
+            open_training(make_pair_loader, config, crop=self.crop),
+            open_validation(make_pair_loader, config),
         )
 
     def init_variables(self, seed: int) -> Variables:

@@ -20,6 +20,13 @@ from oclr_jax.train.data import TrainingData
 from oclr_jax.train.record.strips import image_strip
 from oclr_jax.train.record.utilisation import matrix_flops
 from oclr_jax.train.task import LossAux, Metrics, Variables
+from oclr_jax.train.tasks.loaders import (
+    batching,
+    data_of,
+    open_training,
+    open_validation,
+    process_part,
+)
 from oclr_jax.types import Batch
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import load_weights, save_weights
@@ -76,34 +83,21 @@ class Segmentation:
     def open_data(self, config: ConfigDict) -> TrainingData:
         """As `Task`: clips of a generated dataset, or rendered during training."""
         from data_pipelines.loaders.clips import make_clip_loader
-        from data_pipelines.loaders.sequences import dataset_directory
 
         data, model = config.data, self.model.config
-        process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        grid = {"frames": model.frames, "height": model.height, "width": model.width}
-        clips = {**grid, "gaps": tuple(model.gaps), **process}
-        options = {
-            "batch_size": config.batch_size // jax.process_count(),
-            "seed": config.seed,
-            "workers": data.workers,
-            "flow": data.flow,
-            "stride": data.stride,
+        clips = {
+            "frames": model.frames,
+            "height": model.height,
+            "width": model.width,
+            "gaps": tuple(model.gaps),
         }
+        options = {"flow": data.flow, "stride": data.stride, **clips}
         if data.online:
-            training = _open_online_clips(config, **options, **clips)
+            training = _open_online_clips(config, **options)
         else:
-            directory, extra = dataset_directory(data.dir, data.train), tuple(data.extra_datasets)
-            training = make_clip_loader(
-                directory, "train", train=True, extra_datasets=extra, **options, **clips
-            )
-        directory = dataset_directory(data.dir, data.validation)
-        validation = make_clip_loader(directory, "validation", batch_size=1, train=False, **clips)
-        return TrainingData(
-            train_batches=training.iterate,
-            validation_batches=validation.iterate,
-            metadata=training.settings,
-            describe_batch=training.samples,
-        )
+            extra = tuple(data.extra_datasets)
+            training = open_training(make_clip_loader, config, extra_datasets=extra, **options)
+        return data_of(training, open_validation(make_clip_loader, config, **clips))
 
     def init_variables(self, seed: int) -> Variables:
         """As `Task`."""
@@ -203,7 +197,7 @@ class Segmentation:
 
 
 def _open_online_clips(config: ConfigDict, **options: Any) -> Any:
-    """The loader of clips that are rendered during training; options as of the loader."""
+    """The loader of clips that are rendered during training; `options` of stored clips too."""
     from data_pipelines.builders.oclr_syn import OclrSyn, Rendering
     from data_pipelines.loaders.online import make_online_loader
     from data_pipelines.synthetic import open_sources
@@ -218,7 +212,7 @@ def _open_online_clips(config: ConfigDict, **options: Any) -> Any:
     sources = open_sources(data.images or None, data.silhouettes or None, data.videos or None)
     estimator = DIS(scene.render_height, scene.render_width)
     recipe = Rendering(rendered[data.train], config.seed, estimator, sources)
-    return make_online_loader(recipe, **options)
+    return make_online_loader(recipe, **batching(config), **options, **process_part())
 
 
 def _apply_to_clips(

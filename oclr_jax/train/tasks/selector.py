@@ -15,7 +15,7 @@ from oclr_jax.models.dino import DINOConfig
 from oclr_jax.models.selector import CORRECT, Selector, SelectorConfig, SelectorOutput, init_params
 from oclr_jax.ops.corruption import Corruption
 from oclr_jax.ops.refinement_losses import error_map_loss, score_loss, true_error_map
-from oclr_jax.ops.selection import selection_precision
+from oclr_jax.ops.selection import selection_ap
 from oclr_jax.train.data import TrainingData
 from oclr_jax.train.record.strips import mask_strip
 from oclr_jax.train.record.utilisation import matrix_flops
@@ -199,7 +199,7 @@ class SelectorTask:
         counted = iou.max(axis=1) > iou.min(axis=1)
 
         def precision(quality, iou):
-            return selection_precision(quality, iou, self.config.exemplars)
+            return selection_ap(quality, iou, self.config.exemplars)
 
         per_object = jax.vmap(jax.vmap(precision, in_axes=1), in_axes=0)(output.quality, iou)
         total = jnp.where(counted, per_object, 0.0).sum()
