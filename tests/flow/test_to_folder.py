@@ -13,8 +13,8 @@ from oclr_jax.models.parameters import unflatten
 from oclr_jax.models.raft import RAFTConfig, parameter_shapes
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import save_weights
+from tests.cli.commands import refused, write_random_weights
 from tests.clips import moving_clip, write_frames
-from tests.test_cli import refused, weights  # noqa: F401
 
 STEMS = ["0", "1", "2", "3"]
 
@@ -60,12 +60,13 @@ def test_the_command_prints_the_check_and_paints(capsys, clip, tmp_path):
 
 
 @pytest.mark.slow
-def test_raft_by_file(capsys, clip, tmp_path, raft_weights, weights):  # noqa: F811
+def test_raft_by_file(capsys, clip, tmp_path, raft_weights):
     arguments = ["--flow", f"raft-small:{raft_weights}"]
     assert cli.main(["flow", str(clip), str(tmp_path / "flow"), *arguments]) == 0
     flow = FlowFolder(tmp_path / "flow", STEMS)
     assert (flow.height, flow.width) == (64, 96)
     assert "RAFT flow, computed in float32" in capsys.readouterr().out
+    weights = write_random_weights(tmp_path)
     command = ["segment", str(clip), str(tmp_path / "out"), "--weights", str(weights)]
     command += ["--flow", f"raft:{raft_weights}", "--precision", "bfloat16", "--no-overlay"]
     assert cli.main(command) == 0
