@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 
 from oclr_jax import cli
-from oclr_jax.corrections.file import Corrections
+from oclr_jax.corrections.file import SCHEMA_VERSION, Corrections
+from oclr_jax.corrections.operations import Scene, parse_operation
 from oclr_jax.models.oclr import OCLRConfig, parameter_shapes
 from oclr_jax.models.parameters import unflatten
 from oclr_jax.oclr import predict
@@ -242,6 +244,17 @@ def test_slow_commands(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_python(page: Path, place: Path):
     for code in examples(page):
         exec(compile(code, str(page), "exec"), {"__name__": "example"})
+
+
+def test_the_corrections_in_the_documentation():
+    (text,) = fenced_blocks(ROOT / "docs" / "web.md", "json")
+    content = json.loads(text)
+    assert content["schema_version"] == SCHEMA_VERSION and content["undone"] == []
+    spans = dict.fromkeys((1, 2, 3, 4), (0, 59))
+    scene = Scene(frames=60, order=tuple(spans), spans=spans, foreground=(), last_id=4)
+    for value in content["operations"]:
+        scene = parse_operation(value, scene).after(scene)
+    assert scene.order == (5, 1, 3) and scene.foreground == (1, 5)
 
 
 def test_every_reason_has_a_command():
