@@ -111,8 +111,12 @@ def attend_in_parts(
     rows = -(-n // parts)
     query = jnp.pad(query, ((0, 0), (0, 0), (0, parts * rows - n), (0, 0)))
     query = query.reshape(heads, b, parts, rows, d).transpose(0, 2, 1, 3, 4)
-    # Queries of padding are in no frame of the clip.
-    frame = jnp.arange(parts * rows).reshape(parts, rows) // (n // frames) if frames else None
+    # Queries of padding are in no frame of the clip. One copy for each head: what is the same for
+    # all heads is computed before the loop over them, and the mask of a whole clip is 12 MB.
+    frame = None
+    if frames:
+        frame = jnp.arange(parts * rows).reshape(parts, rows) // (n // frames)
+        frame = jnp.broadcast_to(frame, (heads, parts, rows))
     keys = None if random_key is None else jax.random.split(random_key, (heads, parts))
 
     @jax.checkpoint
@@ -126,14 +130,14 @@ def attend_in_parts(
         return attend(query, key, value, dropped, 1.0 - dropout, same_frame, valid)
 
     def attend_head(inputs):
-        query, key, value, keys = inputs
+        query, key, value, frame, keys = inputs
         # In float32, so that the gradients of all parts are summed in float32.
         key, value = key.astype(jnp.float32), value.astype(jnp.float32)
         return jax.lax.map(
             lambda x: attend_part(x[0], key, value, x[1], x[2]), (query, frame, keys)
         )
 
-    out = jax.lax.map(attend_head, (query, key, value, keys))
+    out = jax.lax.map(attend_head, (query, key, value, frame, keys))
     return out.transpose(0, 2, 1, 3, 4).reshape(heads, b, parts * rows, d)[:, :, :n]
 
 
