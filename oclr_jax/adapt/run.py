@@ -28,6 +28,7 @@ from oclr_jax.errors import UserError
 from oclr_jax.files import locked_output, write_json
 from oclr_jax.flow import FlowEstimator
 from oclr_jax.flow.source import GRAMMAR, model_estimator
+from oclr_jax.models.layers.folding import lanes_here
 from oclr_jax.models.oclr import OCLR, OCLRConfig
 from oclr_jax.oclr.predict import Segmenter, load_segmenter
 from oclr_jax.ops.losses import LossWeights
@@ -202,4 +203,4 @@ def _prepare(
 @lru_cache(maxsize=1)  # one task is one compiled training step
 def _task(config: OCLRConfig) -> Segmentation:
     """As published, without the boundary term; the labels do not tell the order."""
-    return Segmentation(OCLR(config), LossWeights(boundary=0.0, order=0.0))
+    return Segmentation(OCLR(config, lanes_here()), LossWeights(boundary=0.0, order=0.0))

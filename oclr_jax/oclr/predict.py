@@ -16,6 +16,7 @@ from oclr_jax.flow import FrameFlow
 from oclr_jax.models.baselines.geometric import GeometricConfig, predict_geometric
 from oclr_jax.models.baselines.mask_rcnn import MaskRCNNConfig
 from oclr_jax.models.baselines.motion_grouping import MotionGroupingConfig
+from oclr_jax.models.layers.folding import lanes_here
 from oclr_jax.models.oclr import OCLR, OCLRConfig, composing_order
 from oclr_jax.models.precision import choose_precision
 from oclr_jax.oclr.frame_models import (
@@ -115,7 +116,7 @@ def _load_oclr(weights: str | os.PathLike | None, precision: str | None, passes:
     check_passes(passes, info.model.gaps)
     precision = choose_precision(precision)
     config = dataclasses.replace(info.model, remat=False, compute_dtype=precision)
-    predict = make_predict_fn(OCLR(config))
+    predict = make_predict_fn(OCLR(config, lanes_here()))
     return Segmenter(jax.device_put(params), info, predict, precision, passes)
 
 

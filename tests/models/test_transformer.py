@@ -119,6 +119,14 @@ def test_instance_norm_keeps_its_precision_where_the_first_row_is_far_from_the_m
     np.testing.assert_allclose(instance_norm(x), expected, rtol=1e-5)
 
 
+def test_the_result_of_instance_norm_does_not_depend_on_the_guess_of_the_mean():
+    x = 300.0 + rand(2, 8, 8, 3)
+    shift = x.mean((1, 2), keepdims=True)
+    np.testing.assert_allclose(instance_norm(x, shift + 3.0), instance_norm(x), atol=1e-4)
+    slope = jax.grad(lambda shift: (rand(1, 8, 8, 3) * instance_norm(x, shift)).sum())(shift)
+    np.testing.assert_array_equal(slope, 0)
+
+
 def test_instance_norm_has_the_gradient_of_its_definition():
     x, weight = 3.0 + rand(2, 8, 8, 3), rand(1, 8, 8, 3)
 

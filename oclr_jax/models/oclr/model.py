@@ -110,9 +110,15 @@ class OCLR(nn.Module):
     Intermediates (`mutable=["intermediates"]`): `bottleneck`, `encoded`, `decoded`,
     `attention_maps`, and `query_maps`, the dot products of queries and tokens, scaled as in
     attention and averaged over heads, `b t h w k` on the token grid.
+
+    Attributes:
+      config: dimensions and switches.
+      lanes: the U-Net folds frames into channels up to this number: TPU_LANES on a TPU, 1
+        elsewhere. The result is the same (`oclr_jax.models.layers.folding`).
     """
 
     config: OCLRConfig
+    lanes: int = 1
 
     @nn.compact
     def __call__(
@@ -134,6 +140,7 @@ class OCLR(nn.Module):
         if height % config.stride or width % config.stride:
             raise ValueError(f"{height}x{width} flow is not a multiple of {config.stride}")
         unet = {"instance_norm": config.instance_norm, "dtype": dtype, "remat": config.remat}
+        unet["lanes"] = self.lanes
         frames = flow.reshape(b * t, height, width, -1).astype(dtype)
         *skips, bottleneck = UNetEncoder(config.channels, name="unet_encoder", **unet)(frames)
         self.sow("intermediates", "bottleneck", bottleneck)

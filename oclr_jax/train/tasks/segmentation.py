@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from oclr_jax.errors import UserError
 from oclr_jax.flow.dis import DIS
+from oclr_jax.models.layers.folding import lanes_here
 from oclr_jax.models.oclr import OCLR, OCLRConfig, OCLROutput, composing_order
 from oclr_jax.ops import layering, losses, matching
 from oclr_jax.train.data import TrainingData
@@ -42,7 +43,8 @@ def model_config(config: ConfigDict) -> OCLRConfig:
 
 def open_segmentation(config: ConfigDict) -> "Segmentation":
     """The task of a configuration from configs/oclr_flow.py."""
-    return Segmentation(OCLR(model_config(config)), losses.LossWeights(**config.loss))
+    model = OCLR(model_config(config), lanes_here())
+    return Segmentation(model, losses.LossWeights(**config.loss))
 
 
 def init_params(model: nn.Module, seed: int) -> Any:
@@ -173,7 +175,9 @@ class Segmentation:
         shape = (1, config.frames, config.height, config.width, 2 * len(config.gaps))
         params = jax.eval_shape(lambda: init_params(self.model, 0))
         flow = jax.ShapeDtypeStruct(shape, jnp.float32)
-        forward = matrix_flops(lambda p, x: self.model.apply({"params": p}, x), params, flow)
+        # Without the zeros of folded kernels.
+        plain = OCLR(config)
+        forward = matrix_flops(lambda p, x: plain.apply({"params": p}, x), params, flow)
         return 3 * examples * forward
 
     def export(
