@@ -1,7 +1,8 @@
-"""`python launch/benchmark.py aot`: programs compiled for TPUs, on a machine without one.
+"""`python launch/benchmark.py aot`: programs compiled for TPUs and GPUs, on a machine without one.
 
-`--topology v5e:2x2 v5e:4x4` names the chips to compile for; `pip install '.[aot]'` installs their
-compiler. Every figure is the compiler's count for one chip and one step, none a measured time:
+`--topology v5e:2x2 v5e:4x4` names the chips to compile for; `pip install '.[aot]'` installs the
+compiler for TPUs, `pip install jax-cuda12-pjrt` that for GPUs (`h100:8`), which counts no FLOPs.
+Every figure is the compiler's count for one chip and one step, none a measured time:
 
   arguments, temporaries   GiB in the chip's memory
   TFLOP                    arithmetic, as XLA counts it
@@ -11,13 +12,18 @@ compiler. Every figure is the compiler's count for one chip and one step, none a
                            step from below
   collectives, MB          number and size of the exchanges between chips
 
+A second table has the most clips that fit each chip, for programs of which the first has two sizes:
+on the line through both. An existing file of `--json` keeps its other rows.
+
 With `--compare FILE`, a JSON of `--json`, the exit status is 1 where a program moves, exchanges or
 holds over 2% more than it did. launch/speed/aot.json has the paper's training step.
 """
 
 import argparse
 import json
+import math
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -28,17 +34,15 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from launch.speed.aot_models import open_model
 from launch.speed.hlo import Program
-from launch.speed.measure import add_model_arguments, model_config, report
+from launch.speed.measure import add_model_arguments, report
 from oclr_jax.errors import UserError
-from oclr_jax.models.oclr import OCLR
-from oclr_jax.oclr.predict import make_predict_fn
-from oclr_jax.ops.losses import LossWeights
+from oclr_jax.models.layers.folding import TPU_LANES
 from oclr_jax.train.devices import AXIS, Devices
 from oclr_jax.train.fit import compile_step
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
 from oclr_jax.train.state import init_state
-from oclr_jax.train.tasks.segmentation import Segmentation
 
 
 class Chip(NamedTuple):
@@ -54,7 +58,24 @@ CHIPS = {
     "v5e": Chip(197, 819, 16),
     "v5p": Chip(459, 2765, 95),
     "v6e": Chip(918, 1640, 32),
+    "h100": Chip(989, 3352, 80),
 }
+# What the compiler asks a GPU for, as the driver of an H100 SXM answers.
+_H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472 registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 device_memory_size: 84942979072
+  cuda_compute_capability { major: 9 }
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
 PROGRAMS = ("train", "train_pmap", "evaluate", "infer")
 # Growth of memory or traffic that `--compare` reports.
 _TOLERANCE = 1.02
@@ -69,6 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(dtype="bfloat16")
     parser.add_argument(
         "--topology", nargs="+", default=["v5e:2x2"], metavar="CHIP:GRID", help="such as v5p:2x2x1"
+    )
+    parser.add_argument(
+        "--model", default="oclr", help="oclr, selector or corrector, with variants after a colon"
     )
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=["train"])
     parser.add_argument("--largest", type=int, default=0, help="print so many large operations")
@@ -87,18 +111,48 @@ def main(options: argparse.Namespace) -> None:
             seconds = time.perf_counter() - start
             program = Program(compiled.as_text())
             figures = count(compiled, program, CHIPS[topology.partition(":")[0]])
-            rows[f"{name}, {topology}, {options.batch_size} per chip"] = {
+            what = name if options.model == "oclr" else f"{options.model} {name}"
+            rows[f"{what}, {topology}, {options.batch_size} per chip"] = {
                 "seconds to compile": seconds,
                 **figures,
             }
             for moved in program.traffic()[: options.largest]:
                 print(f"  {moved.bytes / 1e9:8.3f} GB  {moved.kind} {moved.name}  {moved.source}")
+    before = json.loads(options.compare.read_text())["rows"] if options.compare else {}
+    grown = compare(rows, before)
+    if options.json and options.json.exists():
+        rows = json.loads(options.json.read_text())["rows"] | rows
     report(rows, options)
-    if options.compare and (
-        grown := compare(rows, json.loads(options.compare.read_text())["rows"])
-    ):
+    print("\n".join(fitting(rows)))
+    if grown:
         print("\n".join(grown))
         sys.exit(1)
+
+
+def fitting(rows: dict[str, dict[str, float]]) -> list[str]:
+    """A table of the most clips per chip that fit each kind of chip.
+
+    For every program and topology that is compiled for two numbers of clips: the memory of other
+    numbers lies on the line through these two, and other kinds of chips are taken to need as much.
+    """
+    sizes: dict[str, dict[int, float]] = {}
+    for name, figures in rows.items():
+        program, clips = re.fullmatch(r"(.*), (\d+) per chip", name).groups()
+        needed = figures["arguments"] + figures["temporaries"]
+        sizes.setdefault(program, {})[int(clips)] = needed * 2**30 / 1e9
+    lines = []
+    for program, needed in sizes.items():
+        few, many = min(needed), max(needed)
+        if few == many:
+            continue
+        each = (needed[many] - needed[few]) / (many - few)
+        fit = (int(few + (chip.gigabytes - needed[few]) // each) for chip in CHIPS.values())
+        lines.append(f"| {program} | {' | '.join(str(max(clips, 0)) for clips in fit)} |")
+    if lines:
+        chips = (f"{name}, {chip.gigabytes} GB" for name, chip in CHIPS.items())
+        head = f"| most clips per chip | {' | '.join(chips)} |"
+        lines = ["", head, f"|{'---|' * (len(CHIPS) + 1)}", *lines]
+    return lines
 
 
 def open_topology(name: str) -> list[Any]:
@@ -107,7 +161,7 @@ def open_topology(name: str) -> list[Any]:
     Raises:
       UserError: the compiler is not installed, or there is no such topology.
     """
-    kind = name.partition(":")[0]
+    kind, _, grid = name.partition(":")
     if kind not in CHIPS:
         raise UserError(f"There is no chip {kind!r}; choose one of {', '.join(CHIPS)}.")
     # Without it the compiler asks the network which machine it runs on.
@@ -117,34 +171,31 @@ def open_topology(name: str) -> list[Any]:
     # A program for other chips can be written to the cache of compiled programs, but not read.
     jax.config.update("jax_enable_compilation_cache", False)
     try:
+        if kind == "h100":
+            # One process on one machine with so many GPUs.
+            target = {"target_config": _H100, "topology": f"1x1x{int(grid)}"}
+            return topologies.get_topology_desc(platform="cuda", topology_name="", **target).devices
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except Exception as error:  # jax raises many kinds, with the compiler's text
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"Nothing can be compiled for {name} ({reason}); install the compiler with "
-            "pip install '.[aot]', and name a topology such as v5e:2x2 or v5p:2x2x1."
+            "pip install '.[aot]', for GPUs jax-cuda12-pjrt, and name a topology such as v5e:2x2, "
+            "v5p:2x2x1 or h100:8."
         ) from None
 
 
 def lower(program: str, chips: list[Any], options: argparse.Namespace) -> jax.stages.Lowered:
     """One of `PROGRAMS`, traced: training on all chips, the others on the first one."""
-    model = OCLR(model_config(options))
-    task = Segmentation(model, LossWeights())
-    config, clips = model.config, options.batch_size
-    variables = jax.eval_shape(lambda: task.init_variables(0))
-    shape = (config.frames, config.height, config.width)
-    fields = {
-        "flow": ((*shape, 2 * len(config.gaps)), np.float32),
-        "amodal": ((*shape, config.queries), np.uint8),
-        "modal": ((*shape, config.queries), np.uint8),
-    }
+    lanes = TPU_LANES if chips[0].platform == "tpu" else 1
+    task, frozen, fields, infer = open_model(options.model, lanes, options)
+    clips = options.batch_size
+    variables = jax.eval_shape(lambda: task.init_variables(0))._replace(frozen=frozen)
     if program in ("evaluate", "infer"):
-        mesh = Mesh(np.array(chips[:1]), (AXIS,))
-        place = NamedSharding(mesh, PartitionSpec())
+        place = NamedSharding(Mesh(np.array(chips[:1]), (AXIS,)), PartitionSpec())
         variables, batch = _placed((variables, _batch(fields, (clips,))), place)
-        if program == "infer":
-            return make_predict_fn(model).lower(variables.params, batch["flow"])
-        return jax.jit(task.evaluate).lower(variables, batch)
+        run = infer if program == "infer" else task.evaluate
+        return jax.jit(run).lower(variables, batch)
 
     devices = Devices(Mesh(np.array(chips), (AXIS,)), "pmap" if program == "train_pmap" else "jit")
     optimizer = OptimizerConfig()
@@ -155,14 +206,17 @@ def lower(program: str, chips: list[Any], options: argparse.Namespace) -> jax.st
     if devices.parallel == "pmap":
         return step.lower(state, variables.frozen, _batch(fields, (len(chips), clips)))
     batch = _batch(fields, (len(chips) * clips,))
-    state = _placed(state, NamedSharding(devices.mesh, PartitionSpec()))
+    whole = NamedSharding(devices.mesh, PartitionSpec())
+    state, frozen = _placed((state, variables.frozen), whole)
     batch = _placed(batch, NamedSharding(devices.mesh, PartitionSpec(AXIS)))
-    return step.lower(state, variables.frozen, batch)
+    return step.lower(state, frozen, batch)
 
 
 def count(compiled: jax.stages.Compiled, program: Program, chip: Chip) -> dict[str, float]:
     """The figures of one compiled program; see the documentation of the file."""
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    # The GPU compiler counts no operations.
+    cost = compiled.cost_analysis() or {"flops": math.nan, "bytes accessed": math.nan}
+    memory = compiled.memory_analysis()
     tera, accessed = cost["flops"] / 1e12, cost["bytes accessed"] / 1e9
     moved = sum(each.bytes for each in program.traffic()) / 1e9
     exchanges = program.collectives().values()

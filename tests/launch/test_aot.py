@@ -115,6 +115,18 @@ def test_growth_is_reported():
     assert aot.compare(before, after) == []
 
 
+def test_the_most_clips_lie_on_the_line_through_two_sizes():
+    def row(gigabytes):
+        return {"arguments": 0.5, "temporaries": gigabytes * 1e9 / 2**30 - 0.5}
+
+    rows = {"train, v5e:2x2, 1 per chip": row(3.0), "train, v5e:2x2, 3 per chip": row(7.0)}
+    *_, line = aot.fitting(rows | {"infer, v5e:2x2, 1 per chip": row(1.0)})
+    most = [str(int((chip.gigabytes - 1) // 2)) for chip in aot.CHIPS.values()]
+    assert line == f"| train, v5e:2x2 | {' | '.join(most)} |"
+    assert most[1] == "7"
+    assert aot.fitting({"infer, v5e:2x2, 1 per chip": row(1.0)}) == []
+
+
 def parse(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     aot.add_arguments(parser)
@@ -146,3 +158,27 @@ def test_programs_compile_for_a_tpu(tmp_path, capsys):
     assert evaluate["collectives"] == infer["collectives"] == 0
     assert train["TFLOP"] > evaluate["TFLOP"] > 0
     aot.main(parse(*tiny, "--programs", "infer", "--compare", str(file)))
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("model", ["selector:tiny", "corrector:tiny"])
+def test_models_of_the_second_paper_compile_for_a_tpu(model, tmp_path):
+    if not importlib.util.find_spec("libtpu"):
+        pytest.skip("needs the extra `aot`")
+    file = tmp_path / "rows.json"
+    aot.main(parse("--model", model, "--programs", "train", "infer", "--json", str(file)))
+    train, infer = json.loads(file.read_text())["rows"].values()
+    assert train["collectives"] > 0
+    assert train["TFLOP"] > infer["TFLOP"] > 0
+
+
+@pytest.mark.aot
+def test_inference_compiles_for_a_gpu(tmp_path):
+    if not importlib.util.find_spec("jax_plugins"):
+        pytest.skip("needs jax-cuda12-pjrt")
+    file = tmp_path / "rows.json"
+    size = ["--frames", "2", "--height", "32", "--width", "48", "--channels", "8", "8", "16"]
+    options = ["--topology", "h100:1", "--programs", "infer", "--json", str(file)]
+    aot.main(parse(*size, *options))
+    (infer,) = json.loads(file.read_text())["rows"].values()
+    assert infer["GB in main memory"] > 0 < infer["temporaries"]
