@@ -32,10 +32,11 @@ def test_the_published_loss_and_gradient(golden, case, rows):
     regions = regions_of(golden)
 
     @jax.jit
+    @jax.value_and_grad
     def loss(features):
         return contrastive_loss(features, *regions, rows)
 
-    value, gradient = jax.value_and_grad(loss)(jnp.asarray(golden[f"{case}/feats"]))
+    value, gradient = loss(jnp.asarray(golden[f"{case}/feats"]))
     expected = golden[f"{case}/grad"]
     np.testing.assert_allclose(value, golden[f"{case}/loss"], rtol=2e-5)
     np.testing.assert_allclose(gradient, expected, atol=2e-5 * np.abs(expected).max())
@@ -45,8 +46,9 @@ def test_both_directions_count(golden):
     """Swapped frames give another loss, since only one direction of the affinity sums to 1."""
     features = jnp.asarray(golden["contrast_noisy/feats"])
     positive, negative = regions_of(golden)
-    forward = contrastive_loss(features, positive, negative)
-    swapped = contrastive_loss(features[::-1], positive[::-1], negative[::-1])
+    loss = jax.jit(contrastive_loss)
+    forward = loss(features, positive, negative)
+    swapped = loss(features[::-1], positive[::-1], negative[::-1])
     assert not np.isclose(forward, swapped, rtol=1e-4)
 
 
@@ -55,14 +57,15 @@ def test_objects_without_cells_give_finite_gradients():
     some = jnp.zeros((2, 2, 12)).at[:, 0, :5].set(1)
     absent = some.at[1].set(0)  # the object is in the first frame only
     outside = 1 - some
+    loss = jax.jit(jax.value_and_grad(contrastive_loss))
     for positive, bound in ((some, MAX_LOSS), (absent, MAX_LOSS / 2), (0 * some, 0)):
-        value, gradient = jax.value_and_grad(contrastive_loss)(features, positive, outside)
+        value, gradient = loss(features, positive, outside)
         assert 0 <= value <= bound + 1e-6
         assert np.isfinite(gradient).all()
-    assert contrastive_loss(features, absent, outside) == pytest.approx(MAX_LOSS / 2)
-    assert contrastive_loss(features, 0 * some, outside) == 0
+    assert loss(features, absent, outside)[0] == pytest.approx(MAX_LOSS / 2)
+    assert loss(features, 0 * some, outside)[0] == 0
     # No region at all in the other frame.
-    assert contrastive_loss(features, absent, 0 * some) == pytest.approx(MAX_LOSS / 2)
+    assert loss(features, absent, 0 * some)[0] == pytest.approx(MAX_LOSS / 2)
 
 
 def test_no_matrix_of_all_pairs():

@@ -11,11 +11,11 @@ NONE = Corruption(truth=0.0, missing=0.0, foreign=0.0, blob=0.0, shifted=0.0, em
 
 
 def two_squares() -> jax.Array:
-    masks = jnp.zeros((12, 24, 32, 3), bool)
+    masks = np.zeros((12, 24, 32, 3), bool)
     for t in range(12):
-        masks = masks.at[t, 4:14, 2 + t : 10 + t, 0].set(True)
-        masks = masks.at[t, 16:22, 20 - t : 28 - t, 1].set(True)
-    return masks
+        masks[t, 4:14, 2 + t : 10 + t, 0] = True
+        masks[t, 16:22, 20 - t : 28 - t, 1] = True
+    return jnp.asarray(masks)
 
 
 def corrupt(seed: int = 0, masks=None, **changes) -> jax.Array:

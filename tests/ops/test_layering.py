@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ def test_soft_modal_is_the_sum_over_all_orders(layers):
             expected[..., layer] += weight[:, :, None, None] * visible
             seen = seen * (1 - amodal[..., layer])
         norm += weight[:, :, None, None, None]
-    ours = layering.soft_modal(jnp.asarray(amodal, jnp.float32), jnp.asarray(order, jnp.float32))
+    inputs = jnp.asarray(amodal, jnp.float32), jnp.asarray(order, jnp.float32)
+    ours = jax.jit(layering.soft_modal)(*inputs)
     np.testing.assert_allclose(ours, expected / norm, rtol=1e-5)
 
 
@@ -56,7 +58,7 @@ def test_overlap_order_counts_the_larger_logits_of_each_overlap(layers):
         if i != j and shared.any():
             expected[clip, i] -= np.mean(one[shared] > other[shared])
             expected[clip, i] += np.mean(one[shared] < other[shared])
-    ours = layering.overlap_order(jnp.asarray(logits))
+    ours = jax.jit(layering.overlap_order)(jnp.asarray(logits))
     np.testing.assert_allclose(ours, expected, atol=1e-6)
     assert ours[1, 0] == 0
 
@@ -73,6 +75,6 @@ def test_overlap_order_puts_the_more_confident_layer_in_front():
 def test_soft_composition_with_a_certain_order_is_hard():
     amodal = np.random.default_rng(1).random((1, 1, 5, 5, 3)) > 0.4
     order = jnp.array([[[100.0, -100.0, 0.0]]])
-    soft = layering.soft_modal(jnp.asarray(amodal, jnp.float32), order)
+    soft = jax.jit(layering.soft_modal)(jnp.asarray(amodal, jnp.float32), order)
     hard = layering.hard_modal(jnp.asarray(amodal), order)
     np.testing.assert_allclose(soft, hard, atol=1e-6)

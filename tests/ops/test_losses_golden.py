@@ -35,7 +35,8 @@ def golden(request):
 
 
 def value_and_grads(function, *args):
-    return jax.value_and_grad(function, argnums=tuple(range(len(args))))(*args)
+    # Compiled as a whole, which takes less time than to compile every operation alone.
+    return jax.jit(jax.value_and_grad(function, argnums=tuple(range(len(args)))))(*args)
 
 
 # The golden file has unmatched predictions with layers in its own order; these functions undo it.
@@ -79,7 +80,7 @@ def test_order_loss(golden):
 
 
 def test_soft_modal_and_its_loss(golden):
-    soft = layering.soft_modal(jax.nn.sigmoid(golden["logits"]), golden["in_order_raw"])
+    soft = jax.jit(layering.soft_modal)(jax.nn.sigmoid(golden["logits"]), golden["in_order_raw"])
     np.testing.assert_allclose(soft, channels_last(golden["modal_soft"]), atol=1e-6)
     value, (by_logits, by_order) = value_and_grads(
         lambda x, order: losses.modal_loss(x, order, golden["modal_truth"][..., ::-1]),

@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from oclr_jax.ops import refinement_losses
 from oclr_jax.ops.losses import boundary_loss
 from oclr_jax.ops.refinement_losses import (
     CorrectorLossWeights,
-    corrector_loss,
     error_map_loss,
     true_error_map,
 )
+
+# Compiled as a whole, which takes less time than to compile every operation alone.
+corrector_loss = jax.jit(refinement_losses.corrector_loss, static_argnames="weights")
 
 
 def test_error_maps():
@@ -54,7 +57,7 @@ def test_the_corrector_loss_is_the_weighted_sum_of_its_terms():
     features, guess = (jnp.asarray(rng.normal(size=(1, 2, 4, 4, 6)), jnp.float32) for _ in "ab")
     alphas = jax.nn.softmax(jnp.asarray(rng.normal(size=(1, 2, 4, 4, 5)), jnp.float32))
     weights = CorrectorLossWeights(boundary=0.5, reconstruction=0.25, alpha=2.0)
-    total, terms = corrector_loss(logits, truth, guess, features, alphas, weights)
+    total, terms = corrector_loss(logits, truth, guess, features, alphas, weights=weights)
     p = 1 / (1 + np.exp(-np.asarray(logits)))
     bce = -np.where(truth, np.log(p), np.log(1 - p)).mean()
     np.testing.assert_allclose(terms["bce"], bce, rtol=1e-5)
@@ -69,7 +72,7 @@ def test_the_corrector_loss_is_the_weighted_sum_of_its_terms():
     np.testing.assert_allclose(terms["alpha"], alpha, rtol=1e-5)
     expected = bce + 0.5 * terms["boundary"] + 0.25 * terms["reconstruction"] + 2 * alpha
     np.testing.assert_allclose(total, expected, rtol=1e-5)
-    dense, terms = corrector_loss(logits, truth, None, features, None, weights)
+    dense, terms = corrector_loss(logits, truth, None, features, None, weights=weights)
     assert terms.keys() == {"bce", "boundary"}
     np.testing.assert_allclose(dense, bce + 0.5 * terms["boundary"], rtol=1e-5)
 
@@ -81,9 +84,10 @@ def test_the_features_get_no_gradient():
         alphas = jnp.full((1, 1, 2, 2, 2), 0.5)
         zeros = jnp.zeros((1, 1, 8, 8, 1))
         weights = CorrectorLossWeights()
-        return corrector_loss(zeros, truth, features * 0 + 1, features, alphas, weights)[0]
+        guess = features * 0 + 1
+        return corrector_loss(zeros, truth, guess, features, alphas, weights=weights)[0]
 
-    gradient = jax.grad(loss)(jnp.ones((1, 1, 2, 2, 3)) * 3)
+    gradient = jax.jit(jax.grad(loss))(jnp.ones((1, 1, 2, 2, 3)) * 3)
     np.testing.assert_array_equal(gradient, 0)
 
 
@@ -96,13 +100,15 @@ def test_only_known_frames_of_an_object_count():
     features = jnp.zeros((1, 3, 2, 2, 4))
     alphas = jax.nn.softmax(jnp.asarray(rng.normal(size=(1, 3, 2, 2, 3)), jnp.float32))
     weights = CorrectorLossWeights(boundary=0.0)
-    rest = features, features, alphas, weights
-    _, terms = corrector_loss(logits, truth, *rest, known=jnp.asarray(known))
+    rest = features, features, alphas
+    options = {"weights": weights, "known": jnp.asarray(known)}
+    _, terms = corrector_loss(logits, truth, *rest, **options)
     each = []
     for t, k in ((0, 1), (2, 0)):
         one = [x[:, t : t + 1, ..., k : k + 1] for x in (logits, truth)]
-        each.append(corrector_loss(*one, None, features[:, :1], None, weights)[1]["bce"])
+        inputs = *one, None, features[:, :1], None
+        each.append(corrector_loss(*inputs, weights=weights)[1]["bce"])
     np.testing.assert_allclose(terms["bce"], np.mean(each), rtol=1e-5)
     other = jnp.where(jnp.asarray(known)[:, :, None, None], truth, 1 - truth)
-    changed = corrector_loss(logits, other, *rest, known=jnp.asarray(known))[1]
+    changed = corrector_loss(logits, other, *rest, **options)[1]
     np.testing.assert_allclose(changed["alpha"], terms["alpha"], rtol=1e-6)

@@ -44,7 +44,7 @@ def test_every_parameter_moves_and_one_program_serves_all_steps(parts):
     assert int(state.step) == 3
     terms = {"bce", "boundary", "order"}
     assert set(metrics) == terms | {"loss", "grad_norm", "token_spread", "live_maps"}
-    still = jax.tree.map(lambda a, b: bool((a == b).all()), before.params, state.params)
+    still = jax.tree.map(np.array_equal, before.params, state.params)
     # A ranking feels differences alone, so the last bias of the order head has no gradient.
     assert still["order2"].pop("bias")
     assert not any(jax.tree.leaves(still))
@@ -141,7 +141,7 @@ def test_the_average_follows_the_parameters(parts):
 
 def test_parameters_depend_on_the_seed_alone(parts):
     first, again, other = (init_params(parts[0], seed) for seed in (3, 3, 4))
-    same = jax.tree.map(lambda a, b: bool((a == b).all()), first, again)
+    same = jax.tree.map(np.array_equal, first, again)
     assert all(jax.tree.leaves(same))
     assert (first["query"] != other["query"]).any()
 
