@@ -190,7 +190,6 @@ def test_outputs_have_the_documented_shapes(config):
         assert (masks.quality.shape, masks.quality.dtype) == ((2, 4), "float32")
 
 
-@pytest.mark.slow
 def test_every_parameter_gets_a_gradient():
     config = replace(TINY, hq=True)  # with all parameters of SAM
     variables, model = random_variables(config), SAM(config)

@@ -80,8 +80,8 @@ def test_mean_loss_of_parts_is_the_loss_of_the_batch(case):
         ]
         return jax.tree.map(lambda a, b: (a + b) / 2, *cut)
 
-    (one, terms), grads = jax.value_and_grad(whole, has_aux=True)(logits)
-    (two, their_terms), their_grads = jax.value_and_grad(parts, has_aux=True)(logits)
+    (one, terms), grads = jax.jit(jax.value_and_grad(whole, has_aux=True))(logits)
+    (two, their_terms), their_grads = jax.jit(jax.value_and_grad(parts, has_aux=True))(logits)
     np.testing.assert_allclose(two, one, rtol=1e-6)
     for name, value in terms.items():
         np.testing.assert_allclose(their_terms[name], value, rtol=1e-6, err_msg=name)
@@ -138,11 +138,10 @@ def test_total_is_the_weighted_sum_after_matching(case):
 def test_total_does_not_depend_on_the_order_of_predictions(case):
     logits, order, amodal, modal = case
     weights = losses.LossWeights(modal=0.1)
-    total, _ = losses.layered_loss(logits, order, amodal, modal, weights)
+    loss = jax.jit(lambda *of: losses.layered_loss(*of, amodal, modal, weights)[0])
+    total = loss(logits, order)
     for permutation in map(np.array, itertools.permutations(range(3))):
-        again, _ = losses.layered_loss(
-            logits[..., permutation], order[:, permutation], amodal, modal, weights
-        )
+        again = loss(logits[..., permutation], order[:, permutation])
         np.testing.assert_allclose(again, total, rtol=1e-5)
 
 

@@ -127,7 +127,11 @@ def test_two_processes_train_as_one(tmp_path, parallel):
 @pytest.mark.parametrize(
     ("failing", "where", "words", "status"),
     [
-        (1, "training", "The data cannot be read ([Errno 5] Input/output error: 'shard 7')", 2),
+        pytest.param(
+            *(1, "training", "The data cannot be read ([Errno 5] Input/output error: 'shard 7')"),
+            2,
+            marks=pytest.mark.slow,
+        ),
         (0, "training", "The data cannot be read ([Errno 5] Input/output error: 'shard 7')", 2),
         (1, "validation", "The data cannot be read ([Errno 5] Input/output error: 'shard 7')", 2),
         (1, "opening", "There is no dataset here.", 2),

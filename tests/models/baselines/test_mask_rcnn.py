@@ -78,7 +78,6 @@ def outputs(variables, inputs, train=False):
     return parts, state
 
 
-@pytest.mark.slow
 def test_a_gradient_reaches_every_parameter():
     variables, inputs = tiny_variables(), model_input(TINY, tiny_flow())
 

@@ -72,7 +72,6 @@ def test_parameter_counts():
     assert count(slots=4) == 4_766_276 + 2 * 256
 
 
-@pytest.mark.slow
 def test_a_gradient_reaches_every_parameter():
     inputs = model_input(TINY, jnp.asarray(tiny_flow()))
 
