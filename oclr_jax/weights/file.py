@@ -1,6 +1,8 @@
 """Files of weights: self-describing safetensors files, and released PyTorch checkpoints."""
 
+import functools
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +137,15 @@ def _check_kind(path: Path, found: Kind, wanted: Kind) -> None:
 
 def _check_fit(arrays: dict[str, np.ndarray], info: WeightsInfo, path: str | os.PathLike) -> None:
     shapes = {name: leaf.shape for name, leaf in arrays.items()}
-    mismatch = describe_mismatch(shapes, info.kind.shapes(info.model))
+    mismatch = describe_mismatch(shapes, _shapes_of(info.kind.shapes, info.model))
     if mismatch:
         raise UserError(f"The weights in {path} do not fit their model: {mismatch}.")
+
+
+@functools.cache
+def _shapes_of(shapes: Callable[[Any], Any], model: Any) -> Mapping[str, tuple[int, ...]]:
+    # Once for a model, because this traces all of it, which takes longer than to read a small file.
+    return shapes(model)
 
 
 def _check_floats(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> None:

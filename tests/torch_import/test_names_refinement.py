@@ -1,5 +1,6 @@
 """Converting released selectors and correctors: strict, and every number arrives."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -29,27 +30,27 @@ def random_state(entries, shapes, dead=()) -> dict[str, np.ndarray]:
     return {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
 
 
-STATES = {
-    "selector": random_state(selector_entries(SELECTOR), selector.parameter_shapes(SELECTOR)),
-    "corrector": random_state(
-        corrector_entries(CORRECTOR),
-        corrector.parameter_shapes(CORRECTOR),
-        dead_shapes(CORRECTOR),
-    ),
-}
 CONFIGS = {"selector": SELECTOR, "corrector": CORRECTOR}
 
 
-@pytest.mark.parametrize("kind", STATES)
+@functools.cache
+def state_of(kind: str) -> dict[str, np.ndarray]:
+    if kind == "selector":
+        return random_state(selector_entries(SELECTOR), selector.parameter_shapes(SELECTOR))
+    shapes = corrector.parameter_shapes(CORRECTOR)
+    return random_state(corrector_entries(CORRECTOR), shapes, dead_shapes(CORRECTOR))
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_every_number_arrives(tmp_path, kind, prefix):
-    state = {f"{prefix}{name}": array for name, array in STATES[kind].items()}
+    state = {f"{prefix}{name}": array for name, array in state_of(kind).items()}
     path = w.save_state_zip(tmp_path / "in.pth", state)
     info = convert_checkpoint(path, tmp_path / "out.safetensors")
     assert info.model == CONFIGS[kind]
     params = flatten(load_weights(tmp_path / "out.safetensors", kind)[0])
     numbers = np.sort(np.concatenate([leaf.ravel() for leaf in params.values()]))
-    live = {n: a for n, a in STATES[kind].items() if "bottleneckconv" not in n or kind[0] == "s"}
+    live = {n: a for n, a in state_of(kind).items() if "bottleneckconv" not in n or kind[0] == "s"}
     expected = np.sort(np.concatenate([array.ravel() for array in live.values()]))
     np.testing.assert_array_equal(numbers, expected)
 
@@ -58,7 +59,7 @@ def test_every_number_arrives(tmp_path, kind, prefix):
     ("kind", "read"), [("selector", import_selector), ("corrector", import_corrector)]
 )
 def test_missing_extra_and_misshapen_entries_are_all_listed(kind, read):
-    state = dict(STATES[kind])
+    state = dict(state_of(kind))
     removed = [name for name in state if name.endswith("norm1.bias") or "bottleneckconv2" in name]
     for name in removed:
         del state[name]
