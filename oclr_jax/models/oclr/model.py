@@ -190,9 +190,12 @@ class OCLR(nn.Module):
         heads = self.config.heads
         decoded = decoded.reshape(*decoded.shape[:3], heads, -1)
         encoded = encoded.reshape(*encoded.shape[:4], heads, -1)
-        maps = jnp.einsum("bktnd,bthwnd->bthwkn", decoded, encoded)
+        # In float32, because the loss and the matching of the query term read it.
+        maps = jnp.einsum(
+            "bktnd,bthwnd->bthwkn", decoded, encoded, preferred_element_type=jnp.float32
+        )
         self.sow("intermediates", "query_maps", maps.mean(axis=-1) / np.sqrt(decoded.shape[-1]))
-        maps = maps.reshape(*maps.shape[:4], -1)
+        maps = maps.reshape(*maps.shape[:4], -1).astype(encoded.dtype)
         channels = self.config.channels[-1]
         linear = nn.Dense(channels, dtype=maps.dtype, kernel_init=dense_kernel, name="map_linear")
         return nn.relu(linear(maps))
