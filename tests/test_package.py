@@ -22,8 +22,8 @@ PACKAGES = ("oclr_jax", "data_pipelines")
 PYTHONS = ("3.11", "3.12", "3.13")
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])"
 # What the kernel of a hosted notebook loads before the first cell runs. If the installation
-# replaced one of them, the notebook would have to be restarted.
-LOADED = ("numpy==2.0.2", "matplotlib==3.10.0", "pillow==11.3.0")
+# replaced one of them, the notebook would have to be restarted. (jax replaces NumPy 2.0.)
+LOADED = ("numpy==2.2.6", "matplotlib==3.10.0", "pillow==11.3.0")
 # They all install the module `cv2`, and hosted notebooks come with all three.
 OPENCV = (
     ("opencv-python==4.12.0.88",),
