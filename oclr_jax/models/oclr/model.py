@@ -205,7 +205,8 @@ class OCLR(nn.Module):
         # By place and not by `max`, whose gradient compares values with their maximum. Where the
         # compiler computes the values twice and rounds them differently, none is equal to it, and
         # the gradient is 0 / 0.
-        chosen = jax.nn.one_hot(decoded.argmax(axis=2), decoded.shape[2], axis=2, dtype=bool)
+        frame = jnp.arange(decoded.shape[2])[:, None]
+        chosen = decoded.argmax(axis=2, keepdims=True) == frame
         strongest = jnp.where(chosen, decoded, 0).sum(axis=2).astype(jnp.float32)
         hidden = nn.Dense(strongest.shape[-1], kernel_init=dense_kernel, name="order1")(strongest)
         return nn.Dense(1, kernel_init=dense_kernel, name="order2")(nn.relu(hidden))[..., 0]
