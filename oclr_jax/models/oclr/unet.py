@@ -129,7 +129,7 @@ class UNetEncoder(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> list[Float[Array, "_n _h _w _c"]]:
         """Features of every level, finest first, bottleneck last; all but the last one folded."""
         block = nn.remat(ConvBlock) if self.remat else ConvBlock
-        n, levels, folded = len(x), [], 1
+        n, levels, folded = x.shape[0], [], 1
         for level, width in enumerate(self.channels):
             x = max_pool(x) if levels else x
             frames = frames_together(self.lanes, width)
@@ -162,7 +162,7 @@ class UNetDecoder(nn.Module):
     ) -> Float[Array, "n h w k"]:
         """Float32 logits from bottleneck features `x` and `skips` (finest first, folded)."""
         block = nn.remat(ConvBlock) if self.remat else ConvBlock
-        n, folded = len(x), 1
+        n, folded = x.shape[0], 1
         for level in reversed(range(len(skips))):
             width = self.channels[level]
             frames = frames_together(self.lanes, width)
