@@ -127,28 +127,30 @@ def make_batches(
     scenes: RenderedScenes,
     gaps: Sequence[int],
     settings: AdaptSettings,
-    stage: int,
+    part: int,
+    devices: int = 1,
 ) -> Iterator[Batch]:
-    """An endless stream of batches, the same for the same settings and stage.
+    """An endless stream of batches, the same for the same settings, part and number of devices.
 
-    In a batch, clips of the footage come first, each at one of `settings.gaps` times the model's
-    gaps; then rendered clips. All are augmented. Videos are drawn evenly, whatever their length.
+    In the share of each device, clips of the footage come first, each at one of `settings.gaps`
+    times the model's gaps; then rendered clips. All are augmented. Videos are drawn evenly,
+    whatever their length.
     """
-    rng = np.random.default_rng((settings.seed, stage))
+    rng = np.random.default_rng((settings.seed, part))
     by_video: dict[int, list[ClipPlace]] = {}
     for place in places:
         by_video.setdefault(place.video, []).append(place)
     videos = list(by_video)
     while True:
         clips = []
-        for _ in range(settings.real):
-            options = by_video[videos[rng.integers(len(videos))]]
-            place = options[rng.integers(len(options))]
-            factor = settings.gaps[rng.integers(len(settings.gaps))]
-            at = [factor * gap for gap in gaps]
-            clip = footage_clip(labels[place.video], flows[place.video], place.frames, at)
+        for real in ([True] * settings.real + [False] * settings.rendered) * devices:
+            if real:
+                options = by_video[videos[rng.integers(len(videos))]]
+                place = options[rng.integers(len(options))]
+                factor = settings.gaps[rng.integers(len(settings.gaps))]
+                at = [factor * gap for gap in gaps]
+                clip = footage_clip(labels[place.video], flows[place.video], place.frames, at)
+            else:
+                clip = drop_unseen(scenes[int(rng.integers(settings.scenes))])
             clips.append(augment(clip, rng, Augmentation()))
-        for _ in range(settings.rendered):
-            scene = scenes[int(rng.integers(settings.scenes))]
-            clips.append(augment(drop_unseen(scene), rng, Augmentation()))
         yield {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}

@@ -11,6 +11,7 @@ from oclr_jax.adapt.clips import ClipPlace, choose_clips, make_batches
 from oclr_jax.adapt.guard import Verdict, judge, score
 from oclr_jax.adapt.labels import Labels, Steadiness
 from oclr_jax.adapt.work import Models, Work
+from oclr_jax.train.devices import local_devices
 from oclr_jax.train.fit import fit
 from oclr_jax.train.schedule import OptimizerConfig
 from oclr_jax.train.task import Variables
@@ -62,8 +63,12 @@ def _train(
     best: tuple[float, Any, list[Steadiness]],
     rows: list[dict[str, Any]],
 ) -> tuple[float, Any, list[Steadiness]]:
-    """Trains on the labels; returns the agreement, parameters and masks of the best check."""
-    settings, state, params = work.settings, work.state, best[1]
+    """Trains on the labels; returns the agreement, parameters and masks of the best check.
+
+    What is checked are means of the trained parameters and those from before.
+    """
+    settings, state, start = work.settings, work.state, best[1]
+    params = start
     parts = settings.steps // settings.check_every
     for part in range(parts):
         step = (part + 1) * settings.check_every
@@ -74,11 +79,17 @@ def _train(
         train = partial(_fit, work, params, labels, places, trained)
         with state.timed("training"):
             params, metrics = state.params(name, "oclr", work.segmenter.info, train)
-        measured = work.measured(name, Models(params, None))
+        mean = _mean(start, params, settings.trained_share)
+        measured = work.measured(name, Models(mean, None))
         rows.append({"step": step, "agreement": score(measured, work.held), **metrics})
         if rows[-1]["agreement"] > best[0]:
-            best = rows[-1]["agreement"], params, measured
+            best = rows[-1]["agreement"], mean, measured
     return best
+
+
+def _mean(start: Any, trained: Any, share: float) -> Any:
+    """Parameters between two; robust to both kinds of data (Wortsman et al., CVPR 2022)."""
+    return jax.tree.map(lambda a, b: (1 - share) * a + share * b, start, trained)
 
 
 def _fit(
@@ -86,11 +97,16 @@ def _fit(
 ) -> tuple[Any, dict[str, float]]:
     settings = work.settings
     gaps = work.segmenter.info.model.gaps
-    batches = make_batches(places, labels, work.flows, work.scenes, gaps, settings, part)
-    optimizer = OptimizerConfig(settings.learning_rate, warmup_steps=_WARMUP)
+    devices = local_devices()
+    batches = make_batches(
+        *(places, labels, work.flows, work.scenes, gaps, settings, part, devices.mesh.size)
+    )
+    optimizer = OptimizerConfig(settings.learning_rate, warmup_steps=_WARMUP, decay="cosine")
     shown = progress(batches, "training", settings.check_every, work.quiet)
     fitted, metrics = fit(
-        work.task, Variables(params), shown, settings.check_every, optimizer=optimizer, seed=0
+        *(work.task, Variables(params), shown, settings.check_every),
+        optimizer=optimizer,
+        devices=devices,
     )
     means = {name: float(np.mean(values)) for name, values in metrics.items()}
     return jax.tree.map(np.asarray, fitted.params), {"loss": means["loss"]}

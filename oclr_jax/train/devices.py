@@ -124,6 +124,11 @@ def one_device() -> Devices:
     return Devices(Mesh(np.array(jax.local_devices()[:1]), (AXIS,)), "jit")
 
 
+def local_devices() -> Devices:
+    """All devices of this process."""
+    return Devices(Mesh(np.array(jax.local_devices()), (AXIS,)), "jit")
+
+
 def on_this_process(tree: Any) -> Any:
     """The copy of replicated arrays on this process's first device."""
     return jax.tree.map(lambda x: x.addressable_data(0), tree)

@@ -121,8 +121,9 @@ def fit(
     optimizer: OptimizerConfig,
     seed: int = 0,
     ema_decay: float = 0.0,
+    devices: Devices | None = None,
 ) -> tuple[Variables, dict[str, Float[np.ndarray, "steps"]]]:
-    """Trains variables on batches for some steps, on one device and in memory.
+    """Trains variables on batches for some steps, in memory.
 
     The program is compiled once for the same task object, settings and shapes, so fitting the next
     video starts at once. A step whose loss or gradient is not finite changes nothing.
@@ -132,6 +133,7 @@ def fit(
       batches: dicts of arrays with a leading axis over examples, at least one per step.
       optimizer: its schedule runs over `steps`.
       ema_decay: of a moving average of the parameters, which is returned; 0: none.
+      devices: among which the examples of a batch are split evenly; None for one device.
 
     Returns:
       the variables after the last step, and the metrics of every step.
@@ -139,8 +141,8 @@ def fit(
     Raises:
       DataError: the batches end too early.
     """
-    devices = one_device()
-    compiled = _compiled_for_fit(task, optimizer, steps, seed, ema_decay)
+    devices = devices or one_device()
+    compiled = _compiled_for_fit(task, optimizer, steps, devices, seed, ema_decay)
     # A copy, because the first step takes over the memory of the state that it gets.
     params, model_state = jax.tree.map(jnp.array, (variables.params, variables.model_state))
     start = Variables(params, model_state)
@@ -158,6 +160,11 @@ def fit(
 
 @lru_cache(maxsize=_KEPT_PROGRAMS)
 def _compiled_for_fit(
-    task: Task, optimizer: OptimizerConfig, steps: int, seed: int, ema_decay: float
+    task: Task,
+    optimizer: OptimizerConfig,
+    steps: int,
+    devices: Devices,
+    seed: int,
+    ema_decay: float,
 ) -> Callable[[TrainState, Any, Mapping[str, Any]], tuple[TrainState, Metrics]]:
-    return compile_step(task, optimizer, steps, one_device(), seed=seed, ema_decay=ema_decay)
+    return compile_step(task, optimizer, steps, devices, seed=seed, ema_decay=ema_decay)

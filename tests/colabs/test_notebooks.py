@@ -53,11 +53,13 @@ def test_segment_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.slow
 def test_refine_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    outputs = run("refine_masks.ipynb", tmp_path, FRAMES=12)
+    outputs = run("refine_masks.ipynb", tmp_path, FRAMES=12, STEPS=1)
     text = "".join(output["text"] for output in outputs if output.output_type == "stream")
     assert "refiners: ['self']" in text and re.search(r"objects refined: \d", text)
     assert "unrefined: J" in text and "refined: J" in text
     assert len(list((tmp_path / "mended").glob("*.png"))) == 12
+    assert "The adapted weights of the flow model are" in text
+    assert (tmp_path / "adapted" / "weights.safetensors").exists()
     shown = [output["data"] for output in outputs if "data" in output]
     assert sum("image/png" in data for data in shown) == 2
 

@@ -19,6 +19,7 @@ from oclr_jax.pipeline import segment_to_folder, segment_video
 from oclr_jax.refine.feature_cache import FeatureCache
 from oclr_jax.refine.refiner import REFINERS, RefinerVideo
 from oclr_jax.refine.tta import TTARefiner
+from oclr_jax.video.png import write_ids
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import save_weights
 from tests.clips import motion_segmenter, moving_clip, square_masks, write_frames
@@ -162,3 +163,32 @@ def test_the_time_of_each_part_is_printed(config, tmp_path, capsys):
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("tta:"))
     for part in ("s per frame", "features", "fine-tuning", "key frame", "propagation"):
         assert part in line
+
+
+def test_an_evaluation_goes_on_with_the_next_video(config, tmp_path, monkeypatch):
+    """What is adapted to is not adapted to again after a stop."""
+    for name in ("one", "two"):
+        write_frames(tmp_path / "data" / "JPEGImages" / name, moving_clip(FRAMES))
+        folder = tmp_path / "data" / "Annotations" / name
+        folder.mkdir(parents=True)
+        for frame, ids in enumerate(square_masks(FRAMES)):
+            write_ids(folder / f"{frame}.png", ids)
+    adapted, score, refine = [], run.score_sequence, TTARefiner.__call__
+
+    def watched(self, video, tracks):
+        adapted.append(video.clip.name)
+        return refine(self, video, tracks)
+
+    def stopping(*arguments, **options):
+        if len(adapted) == 2:
+            raise KeyboardInterrupt
+        return score(*arguments, **options)
+
+    monkeypatch.setattr(TTARefiner, "__call__", watched)
+    command = ["evaluate", "--dataset", "folder", "--data", str(tmp_path / "data")]
+    command += ["--output", str(tmp_path / "out"), "--refine", "tta", "--quiet"]
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "score_sequence", stopping)
+        assert cli.main(command) == 130
+    assert cli.main(command) == 0
+    assert adapted == ["one", "two", "two"]

@@ -18,7 +18,9 @@ from jax.sharding import Mesh
 
 from oclr_jax.models.oclr import OCLR, OCLRConfig
 from oclr_jax.ops.losses import LossWeights
-from oclr_jax.train.devices import AXIS, Devices
+from oclr_jax.train.devices import AXIS, Devices, local_devices
+from oclr_jax.train.fit import fit
+from oclr_jax.train.schedule import OptimizerConfig
 from oclr_jax.train.state import init_state
 from oclr_jax.train.step import make_train_step
 from oclr_jax.train.task import Task, Variables
@@ -75,10 +77,28 @@ def ten_steps(
     return found | flatten_dict(arrays, sep="/")
 
 
+def fitted(
+    task: Task,
+    variables: Variables,
+    batch_of: Callable[[int], dict[str, np.ndarray]],
+    devices: Devices | None,
+) -> dict[str, np.ndarray]:
+    """As `ten_steps`, by `fit`."""
+    batches = map(batch_of, range(STEPS))
+    found, metrics = fit(
+        *(task, variables, batches, STEPS), optimizer=OptimizerConfig(0.03), devices=devices
+    )
+    arrays = jax.device_get({**found.params, **found.model_state})
+    return {f"metrics/{n}": x for n, x in metrics.items()} | flatten_dict(arrays, sep="/")
+
+
 if __name__ == "__main__":
     kind, path = sys.argv[1:]
     task, modes = (Toy(), TOY_MODES) if kind == "toy" else (TASK, MODES)
     batch_of = (lambda index: toy_batch(index, 8)) if kind == "toy" else clips
     start = jax.device_get(task.init_variables(0))
     given = {name: ten_steps(task, start, batch_of, *mode) for name, mode in modes.items()}
+    if kind == "toy":
+        for name, devices in (("fit_one", None), ("fit_local", local_devices())):
+            given[name] = fitted(task, start, batch_of, devices)
     np.savez(path, **{f"{mode}:{n}": x for mode, r in given.items() for n, x in r.items()})

@@ -59,10 +59,12 @@ def test_ten_steps_of_the_model_are_those_of_one_device(of_the_model, mode):
         np.testing.assert_allclose(ours[name], value, err_msg=name, **tolerance)
 
 
-@pytest.mark.parametrize("mode", ["toy_jit", "toy_pmap"])
-def test_ten_steps_are_those_of_one_device(of_the_toy, mode):
-    """Also batch statistics, which are those of the whole batch; on two devices, jit or pmap."""
-    one, ours = of_the_toy["toy_one"], of_the_toy[mode]
+@pytest.mark.parametrize(
+    "mode, alone", [("toy_jit", "toy_one"), ("toy_pmap", "toy_one"), ("fit_local", "fit_one")]
+)
+def test_ten_steps_are_those_of_one_device(of_the_toy, mode, alone):
+    """Also batch statistics, which are those of the whole batch; jit, pmap and `fit`."""
+    one, ours = of_the_toy[alone], of_the_toy[mode]
     assert one.keys() == ours.keys()
     assert one["metrics/loss"][-1] < 0.8 * one["metrics/loss"][0]
     assert np.ptp(one["batch_stats/norm/mean"]) > 0.1
