@@ -26,8 +26,8 @@ class AdaptSettings:
     steps: int = 160  # of training in each round
     check_every: int = 80  # after so many steps the weights are checked and saved
     frames: int = 8  # of a training clip
-    real: int = 3  # clips of the footage in a batch, for each device
-    rendered: int = 1  # rendered scenes beside them, so that what was learned stays
+    real: int = 2  # clips of the footage in a batch, for each device
+    rendered: int = 2  # rendered scenes beside them, so that what was learned stays
     scenes: int = 24  # rendered scenes in all
     learning_rate: float = 2e-4
     # Of the flow in training, drawn evenly; in use the model sees the first. DIS, the estimator
