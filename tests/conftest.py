@@ -2,6 +2,7 @@
 
 import os
 import signal
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,26 @@ from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).resolve().parents[1]
 
+
+def jaxlib_version() -> tuple[int, int]:
+    """Major and minor version, without importing jax."""
+    major, minor, *_ = version("jaxlib").split(".")
+    return int(major), int(minor)
+
+
 # Through the environment, before jax is imported, so that commands which tests start inherit it.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # Tests compile far more than they compute. Without optimisation, and with the fusion emitters that
-# XLA had before, the gradient of a model compiles in a quarter of the time.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# XLA had before, the gradient of a model compiles in a quarter of the time. Releases of jax after
+# 0.10 (Python 3.12 and later) have the new emitters alone, and refuse to start with the flag.
+if jaxlib_version() < (0, 11):
+    flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+else:
+    flags = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = flags
 
 # A suite that was started in the background ignores Ctrl-C, under nohup also SIGHUP, and so would
 # the commands whose reaction to these signals is tested.
