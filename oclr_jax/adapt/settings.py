@@ -23,8 +23,8 @@ class AdaptSettings:
     labels: str = "self"
     rounds: int = 1  # the paper: one round is enough
     # The flow model.
-    steps: int = 160  # of training in each round
-    check_every: int = 80  # after so many steps the weights are checked and saved
+    steps: int = 320  # of training in each round
+    check_every: int = 160  # after so many steps the weights are checked and saved
     frames: int = 8  # of a training clip
     real: int = 2  # clips of the footage in a batch, for each device
     rendered: int = 2  # rendered scenes beside them, so that what was learned stays

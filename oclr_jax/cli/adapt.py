@@ -66,7 +66,7 @@ def add(commands) -> None:
         "--rounds", type=int, default=1, help="labels and training, so many times (%(default)s)"
     )
     parser.add_argument(
-        "--steps", type=int, help="training steps of the flow model in each round (default: 160)"
+        "--steps", type=int, help="training steps of the flow model in each round (default: 320)"
     )
     parser.add_argument(
         "--budget",

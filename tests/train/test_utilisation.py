@@ -56,6 +56,8 @@ def test_the_model_costs_what_the_sums_over_its_layers_say():
     pixels, tokens = t * h * w, t * h * w // 4
     unet = 9 * pixels * (4 * 4 + 4 * 4) + 9 * tokens * (4 * c + c * c)  # encoder
     unet += tokens * c * 4 * 4 + 9 * pixels * (8 * 4 + 4 * 4) + pixels * 4 * k  # decoder
+    # The means that instance norms expect, from a row of the input of each convolution.
+    unet += t * ((4 * 4 + 4 * 4) + (4 * c + c * c) + (8 * 4 + 4 * 4))
     queries = k * t
     encoder = tokens * (4 * c * c + 2 * c * 16) + 2 * tokens * tokens * c
     decoder = queries * (4 * c * c + 2 * c * 16) + 2 * queries * queries * c

@@ -7,6 +7,8 @@ matrix unit as before, because zeros take the place of padding. Norms per frame 
 activations and pooling need no change. On CPUs and GPUs the zeros would cost time.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -39,10 +41,10 @@ def fold(x: Float[Array, "n h w c"], frames: int) -> Float[Array, "m h w fc"]:
     return jnp.moveaxis(x, 1, 3).reshape(groups, h, w, frames * c)
 
 
-def unfold(x: Float[Array, "m h w fc"], frames: int, n: int) -> Float[Array, "{n} h w c"]:
-    """Inverse of `fold`: the first `n` frames."""
+def unfold(x: Float[Array, "m h w fc"], frames: int, n: Any) -> Float[Array, "_n h w c"]:
+    """Inverse of `fold`: the first `n` frames, a symbolic number in an exported program."""
     if frames == 1:
-        return x[:n]
+        return x
     groups, h, w, _ = x.shape
     x = jnp.moveaxis(x.reshape(groups, h, w, frames, -1), 3, 1)
     return x.reshape(groups * frames, h, w, -1)[:n]
