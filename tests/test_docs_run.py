@@ -47,6 +47,7 @@ NOT_RUN = {
     r"^oclr adapt": "trains for an hour; tests/adapt",
     r"^oclr propagate|--refine (tta|appearance|(self,)?sam)": "needs the weights of others",
     r"--flow raft|--weights (oclr-released|WEIGHTS|workdirs)|ckpt_davis": "needs trained weights",
+    r"--weights IN\.pth": "needs weights of RAFT, with which released models were trained",
     r"--refine-weights REFINE": "needs trained weights; tests/refine, tests/test_programs.py",
     r"^oclr (serve|view)": "runs until it is stopped; tests/web",
     r"^ffmpeg|/dev/video0": "needs ffmpeg or a camera; tests/test_online.py has the same streams",
@@ -55,7 +56,6 @@ NO_PAGES = {"docs/reproduce.md": "needs all benchmarks, released weights, and da
 # What only `-m slow` runs, and why.
 SLOW = {
     r"export-model|run_program": "compiles the model of the package",
-    r"--weights IN\.pth": "compiles a model for windows of full size",
     r"launch/(generate|train)\.py .*tiny": "processes that render, and that train",
     r"gallery\.py": "segments scenes of full size with the model of the package",
     r"segment_beam": "a pipeline with the model of the package",
