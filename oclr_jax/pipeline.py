@@ -325,7 +325,7 @@ def describe_settings(
         "min_area": MIN_AREA,
         "min_score": MIN_SCORE,
         "refiners": describe_refiners(refiners),
-        "human_annotation": human_annotation(refiners),
+        "human_annotation": human_annotation(refiners, info),
     }
 
 

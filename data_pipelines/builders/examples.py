@@ -143,6 +143,62 @@ def encode_sample(
     }
 
 
+def footage_settings(scene: SceneConfig) -> dict[str, int]:
+    """The sizes of a scene as JSON values, all that counts of it where nothing is rendered."""
+    names = ("frames", "height", "width", "render_height", "render_width")
+    return {name: getattr(scene, name) for name in names}
+
+
+def encode_footage(
+    frames: UInt8[np.ndarray, "t h w 3"],
+    amodal: UInt8[np.ndarray, "t _h _w k"],
+    flow: Float32[np.ndarray, "t _h _w 4"],
+    name: str,
+) -> dict[str, Any]:
+    """Encodes a clip that was not rendered as an example of `features`.
+
+    Its exact flow is unknown and stored as NaN, which the loaders refuse.
+
+    Args:
+      frames: at the rendering resolution.
+      amodal: 0/1 masks, layers front to back, empty ones last.
+      flow: estimated, at gaps 1 and -1, in pixels of the grid of the masks.
+      name: of the sequence.
+    """
+    t, h, w, layers = amodal.shape
+    segmentations = np.zeros((t, h, w), np.uint8)
+    for layer in reversed(range(layers)):
+        segmentations[amodal[..., layer] == 1] = layer + 1
+    seen = np.stack([(segmentations == k + 1).sum((1, 2)) for k in range(layers)], 1)
+    objects = int(amodal.any((0, 1, 2)).sum())
+    unknown = np.full((t, h, w, 2), np.nan, np.float16)
+    nothing = np.zeros((t, h, w, 1), np.uint8)
+    return {
+        "video": {
+            "frames": [encode_jpeg(frame) for frame in frames],
+            "segmentations": segmentations[..., None],
+        },
+        "metadata": {
+            "num_frames": t,
+            "video_name": name,
+            "background": "unknown",
+            "motion": "unknown",
+            "shape": "unknown",
+        },
+        "forward_flow": unknown,
+        "backward_flow": unknown,
+        "forward_occlusion": nothing,
+        "backward_occlusion": nothing,
+        "estimated_forward_flow": encode_flow(flow[..., :2]),
+        "estimated_backward_flow": encode_flow(flow[..., 2:]),
+        "amodal_segmentations": amodal,
+        "occluder": nothing,
+        "layer_order": np.array([k if k < objects else -1 for k in range(layers)], np.int32),
+        "visibility": (seen / np.maximum(amodal.sum((1, 2)), 1)).astype(np.float32),
+        "stationary": np.zeros((t, layers), np.bool_),
+    }
+
+
 def encode_flow(flow: Float32[np.ndarray, "*s 2"]) -> Float16[np.ndarray, "*s 2"]:
     """Rounds flow in px to `FLOW_STEP`, or to float16 where that is coarser.
 

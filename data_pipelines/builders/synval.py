@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from data_pipelines.builders.examples import encode_flow, encode_jpeg
+from data_pipelines.builders.examples import encode_footage, footage_settings
 from data_pipelines.builders.generation import build_dataset
 from data_pipelines.builders.oclr_syn import OclrSynConfig
 from data_pipelines.synthetic import DATA_VERSION, SceneConfig
@@ -45,18 +45,11 @@ class PublishedData:
 
     def settings(self) -> dict[str, Any]:
         """As `Recipe`; the flow is the published RAFT flow, and there is no exact flow."""
-        scene = self.config.scene
         return {
             "data_version": f"released-{DATA_VERSION}",
             "splits": dict(self.config.splits),
             "sequences_per_shard": self.config.sequences_per_shard,
-            "scene": {
-                "frames": scene.frames,
-                "height": scene.height,
-                "width": scene.width,
-                "render_height": scene.render_height,
-                "render_width": scene.render_width,
-            },
+            "scene": footage_settings(self.config.scene),
             "flow": {"estimator": "raft"},
             "exact_flow": False,
             "opencv": cv2.__version__,  # resizes frames and encodes them
@@ -79,41 +72,9 @@ class PublishedData:
         flow = np.stack(list(FlowFolder(self.folder, video.stems(), (1, -1), name)))
         flow = resize_flow(flow, h, w)
         amodal = self._amodal(name, video.stems())
-        frames = [
-            resize_image(read_image(file), scene.render_height, scene.render_width)
-            for file in video.files
-        ]
-        objects = int(amodal.any((0, 1, 2)).sum())
-        segmentations = np.zeros((t, h, w), np.uint8)
-        for layer in reversed(range(LAYERS)):
-            segmentations[amodal[..., layer] == 1] = layer + 1
-        seen = np.stack([(segmentations == k + 1).sum((1, 2)) for k in range(LAYERS)], 1)
-        visibility = seen / np.maximum(amodal.sum((1, 2)), 1)
-        unknown = np.full((t, h, w, 2), np.nan, np.float16)
-        return {
-            "video": {
-                "frames": [encode_jpeg(frame) for frame in frames],
-                "segmentations": segmentations[..., None],
-            },
-            "metadata": {
-                "num_frames": t,
-                "video_name": name,
-                "background": "unknown",
-                "motion": "unknown",
-                "shape": "unknown",
-            },
-            "forward_flow": unknown,
-            "backward_flow": unknown,
-            "forward_occlusion": np.zeros((t, h, w, 1), np.uint8),
-            "backward_occlusion": np.zeros((t, h, w, 1), np.uint8),
-            "estimated_forward_flow": encode_flow(flow[..., :2]),
-            "estimated_backward_flow": encode_flow(flow[..., 2:]),
-            "amodal_segmentations": amodal,
-            "occluder": np.zeros((t, h, w, 1), np.uint8),
-            "layer_order": np.array([k if k < objects else -1 for k in range(LAYERS)], np.int32),
-            "visibility": visibility.astype(np.float32),
-            "stationary": np.zeros((t, LAYERS), np.bool_),
-        }
+        size = scene.render_height, scene.render_width
+        frames = np.stack([resize_image(read_image(file), *size) for file in video.files])
+        return encode_footage(frames, amodal, flow, name)
 
     def _amodal(self, name: str, stems: list[str]) -> UInt8[np.ndarray, "t h w 3"]:
         """Masks of all layers on the model grid, front to back, empty layers last."""

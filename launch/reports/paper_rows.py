@@ -45,8 +45,6 @@ class PaperTable(NamedTuple):
     rows: tuple[Row, ...]
 
 
-# Of a row whose method this project does not have.
-MISSING = "not implemented"
 DINO = "DINO weights (`oclr weights`)"
 REFINE = f"selector and corrector in REFINE; {DINO}"
 EVALUATE = "oclr evaluate --dataset DATASET --data DATA"
@@ -74,6 +72,18 @@ def training_command(config: str, *options: str) -> str:
     fields = "".join(f" --config.{option}" for option in options)
     return f"python launch/train.py --config configs/{config} --workdir WORKDIR{fields}"
 
+
+# Table 16: the upsampling is fine-tuned on annotated videos; REFINE then has the result.
+UPSAMPLING = (
+    "python launch/import_annotated.py TRAINING --data_dir data --config annotated_train "
+    "--split train",
+    "python launch/import_annotated.py VALIDATION --data_dir data --config annotated_val "
+    "--split validation",
+    "python launch/predict_masks.py data/oclr_syn/annotated_train/2.0.0 --weights OCLR "
+    "--name oclr-small",
+    training_command("corrector.py:upsampling", "init_weights=REFINE/corrector.safetensors"),
+)
+ANNOTATED = f"{REFINE}; the training sets of DAVIS2017 and YouTube-VOS 2018"
 
 # Rows of other tables that are methods of this project: commands, needs, setting.
 _METHODS = {

@@ -6,12 +6,13 @@ of 19 and 20). J and F in percent, AP and SR as fractions.
 """
 
 from launch.reports.paper_rows import (
+    ANNOTATED,
     DINO,
     EVALUATE,
     FLOW_COMMANDS,
-    MISSING,
     REFINE,
     RELEASED,
+    UPSAMPLING,
     PaperTable,
     Row,
     Setting,
@@ -284,14 +285,19 @@ SECOND_PAPER = (
         _YTVOS_DAVIS,
         (
             corrector_row("neither", (60.9, 60.0)),
-            Row("fine-tuned", ("63.2", "61.5"), needs=MISSING),
+            Row("fine-tuned", ("63.2", "61.5"), (*UPSAMPLING, *refined("appearance")), ANNOTATED),
             Row(
                 "adapted",
                 ("65.0", "63.8"),
                 adapted("corrector", "appearance", "adapt"),
                 f"{RELEASED}; {REFINE}",
             ),
-            Row("both", ("66.7", "64.1"), needs=MISSING),
+            Row(
+                "both",
+                ("66.7", "64.1"),
+                (*UPSAMPLING, *adapted("corrector", "appearance", "adapt")),
+                ANNOTATED,
+            ),
         ),
     ),
     PaperTable(

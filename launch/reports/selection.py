@@ -186,8 +186,8 @@ def trained_selector(model: AppearanceModel, predicts: str) -> Selector:
     """The refiner `select`; raises UserError if the model does not predict what it should."""
     if model.config.predicts != predicts:
         raise UserError(
-            f"The selector {model.name} predicts {model.config.predicts}, not {predicts}; give "
-            "another folder of weights."
+            f"The selector {model.info.name} predicts {model.config.predicts}, not {predicts}; "
+            "give another folder of weights."
         )
 
     def select(masks: Masks) -> Float[np.ndarray, "t k"]:

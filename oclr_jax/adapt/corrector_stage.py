@@ -16,7 +16,6 @@ from oclr_jax.refine.correct import Correct
 from oclr_jax.refine.refiner import RefinerVideo
 from oclr_jax.tracks import Track
 from oclr_jax.video.clip import progress
-from oclr_jax.weights.description import WeightsInfo
 
 
 @dataclasses.dataclass
@@ -44,12 +43,6 @@ def with_params(correct: Correct, params: Any) -> Correct:
     return Correct(model=dataclasses.replace(correct.model, params=params))
 
 
-def corrector_info(correct: Correct, card: dict[str, Any]) -> WeightsInfo:
-    """The description of a corrector's weights."""
-    config = dataclasses.replace(correct.model.config, compute_dtype="float32")
-    return WeightsInfo(config, correct.model.name, card=card)
-
-
 def adapt_corrector(work: Work, number: int, models: Models) -> tuple[Models, dict[str, Any]]:
     """Round `number` of the corrector.
 
@@ -70,7 +63,7 @@ def adapt_corrector(work: Work, number: int, models: Models) -> tuple[Models, di
             break
         train = partial(_train_on_all, work, models, params, trained)
         with work.state.timed("corrector"):
-            params, _ = work.state.params(name, "corrector", corrector_info(start, {}), train)
+            params, _ = work.state.params(name, "corrector", start.model.info, train)
         done += 1
     adapted = models._replace(correct=with_params(start, params))
     after = work.measured(f"round_{number}_corrected", adapted, refined=True)

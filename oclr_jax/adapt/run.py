@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from oclr_jax.adapt.clips import RenderedScenes
-from oclr_jax.adapt.corrector_stage import adapt_corrector, corrector_info
+from oclr_jax.adapt.corrector_stage import adapt_corrector
 from oclr_jax.adapt.flow_stage import adapt_flow_model
 from oclr_jax.adapt.footage import Footage, open_footage, store_flow
 from oclr_jax.adapt.report import write_report
@@ -133,23 +133,25 @@ def _save(folder: Path, work: Work, models: Models, record: dict[str, Any]) -> N
     """Writes the weights; the cards of those that changed have the record."""
     info, start = work.segmenter.info, work.start
     if models.flow is not start.flow:
-        card = {"adapted": record, "started_from": {"weights": info.name, **info.card}}
-        info = dataclasses.replace(info, name=f"{info.name}-adapted", card=card)
+        info = _adapted(info, record)
     save_weights(folder / WEIGHTS, models.flow, info)
     if work.select is None:
         return
     (folder / REFINE_WEIGHTS).mkdir(exist_ok=True)
-    info = corrector_info(models.correct, {})
+    info = models.correct.model.info
     if models.correct is not start.correct:
-        card = {"adapted": record, "started_from": {"weights": info.name}}
-        info = dataclasses.replace(info, name=f"{info.name}-adapted", card=card)
+        info = _adapted(info, record)
     save_weights(
         folder / REFINE_WEIGHTS / "corrector.safetensors", models.correct.model.params, info
     )
     selector = work.select.model
-    config = dataclasses.replace(selector.config, compute_dtype="float32")
-    info = WeightsInfo(config, selector.name)
-    save_weights(folder / REFINE_WEIGHTS / "selector.safetensors", selector.params, info)
+    save_weights(folder / REFINE_WEIGHTS / "selector.safetensors", selector.params, selector.info)
+
+
+def _adapted(info: WeightsInfo, record: dict[str, Any]) -> WeightsInfo:
+    """The description of weights after an adaptation."""
+    card = {"adapted": record, "started_from": {"weights": info.name, **info.card}}
+    return dataclasses.replace(info, name=f"{info.name}-adapted", card=card)
 
 
 def _plan(

@@ -4,17 +4,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from oclr_jax.datasets.annotated_folder import find_folder_sequences
 from oclr_jax.datasets.benchmarks import BENCHMARKS, DEVELOPMENT, SYNTHETIC, Benchmark
 from oclr_jax.datasets.built import read_built_benchmark
 from oclr_jax.datasets.layouts import BenchmarkSequence, find_benchmark_sequences
-from oclr_jax.errors import UserError
 from oclr_jax.evaluate.synthetic import find_synthetic, synthetic_title
-from oclr_jax.video.folder import FrameFolder
-from oclr_jax.video.images import read_image
-from oclr_jax.video.names import without_junk
-from oclr_jax.video.png import read_ids
 
 _FOLDER = Benchmark(
     "folder",
@@ -52,7 +46,7 @@ def open_dataset(name: str, data: str | os.PathLike) -> Dataset:
         benchmark = Benchmark(name, title, "", "", protocols=ON_TRACKS, single=False)
         return Dataset(benchmark, title, sequences, {"estimator": "stored with the data", "gap": 1})
     if name == "folder":
-        sequences = _folder_sequences(Path(data))
+        sequences = find_folder_sequences(data)
         title = _title(Path(data).resolve().name, sequences, None)
         return Dataset(_FOLDER, title, sequences)
     benchmark = BENCHMARKS[name]
@@ -72,44 +66,3 @@ def _title(title: str, sequences: list[BenchmarkSequence], total: int | None) ->
     if total in (None, len(present)):
         return title
     return f"{title}, {len(present)} of {total} sequences"
-
-
-def _folder_sequences(data: Path) -> list[BenchmarkSequence]:
-    """Finds the sequences of a folder in the layout of DAVIS, with or without `480p`."""
-    if not data.is_dir():
-        raise UserError(f"The dataset folder {data} does not exist; check the path.")
-    for resolution in ("480p", ""):
-        frames, annotations = (data / part / resolution for part in ("JPEGImages", "Annotations"))
-        if frames.is_dir() and annotations.is_dir():
-            break
-    else:
-        raise UserError(
-            f"{data} does not have the layout of DAVIS: the folders JPEGImages and Annotations."
-        )
-    names = sorted(path.name for path in without_junk(frames.iterdir()) if path.is_dir())
-    if not names:
-        raise UserError(
-            f"{frames} holds no sequences; put one folder of frames per sequence there."
-        )
-    for name in names:
-        if not (annotations / name).is_dir():
-            raise UserError(f"The sequence {name} has no annotations; add {annotations / name}.")
-    return [_folder_sequence(frames / name, annotations / name) for name in names]
-
-
-def _folder_sequence(frames: Path, annotations: Path) -> BenchmarkSequence:
-    video = FrameFolder(frames)
-    stems = video.stems()
-    annotated = [i for i, stem in enumerate(stems) if (annotations / f"{stem}.png").is_file()]
-    if not annotated:
-        raise UserError(
-            f"{annotations} holds no annotation that is named as a frame of {frames.name}."
-        )
-    return BenchmarkSequence(
-        name=frames.name,
-        folder=frames.name,
-        stems=stems,
-        frame=lambda frame: np.ascontiguousarray(read_image(video.files[frame])),
-        annotated=annotated,
-        annotation=lambda frame: read_ids(annotations / f"{stems[frame]}.png"),
-    )

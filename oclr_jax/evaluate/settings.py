@@ -54,7 +54,7 @@ def evaluation_settings(
         "window": model.frames if model else None,
         "order_from": model.order_from if model else None,
         "refiners": describe_refiners(refiners),
-        "human_annotation": human_annotation(refiners) if segmenter else None,
+        "human_annotation": human_annotation(refiners, segmenter.info) if segmenter else None,
         "protocol_names": list(protocols),
         "versions": {
             "oclr_jax": oclr_jax.__version__,

@@ -22,6 +22,7 @@ from oclr_jax.models.precision import choose_precision
 from oclr_jax.refine.refiner import RefinerVideo
 from oclr_jax.tracks import Track, frame_masks
 from oclr_jax.weights.backbones import load_backbone
+from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import TORCH_SUFFIXES, load_weights
 from oclr_jax.weights.registry import SHIPPED, cache_folder
 
@@ -34,18 +35,19 @@ _BATCH = 8  # frames that pass through the backbone together
 class AppearanceModel:
     """A selector or corrector with its parameters and its backbone."""
 
-    name: str  # of the weights
-    config: Any
+    info: WeightsInfo
+    config: Any  # that of the weights, with the precision of this machine
     params: Any
     backbone: FrozenBackbone | None
 
     def settings(self) -> dict[str, Any]:
         """What the model's results depend on, as JSON values."""
         return {
-            "weights": self.name,
+            "weights": self.info.name,
             "backbone": self.config.backbone,
             "exemplars": self.config.exemplars,
             "precision": self.config.compute_dtype,
+            "human_annotation": self.info.human_annotation,
         }
 
     def images(self, video: RefinerVideo) -> Sequence[UInt8[np.ndarray, "h w 3"]]:
@@ -107,7 +109,7 @@ def load_appearance_model(kind: str, folder: str | os.PathLike | None) -> Appear
     """
     params, info = load_weights(_find(kind, folder), kind)
     config = dataclasses.replace(info.model, compute_dtype=choose_precision())
-    return AppearanceModel(info.name, config, params, load_backbone(config))
+    return AppearanceModel(info, config, params, load_backbone(config))
 
 
 def _find(kind: str, folder: str | os.PathLike | None) -> Path:

@@ -19,6 +19,7 @@ from oclr_jax.storage import ArrayFile, StoredArray
 from oclr_jax.tracks import StoredProbability, Track
 from oclr_jax.video.clip import Clip, progress
 from oclr_jax.video.resize import resize_image
+from oclr_jax.weights.description import WeightsInfo
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,8 @@ def describe_refiners(refiners: Sequence[Refiner]) -> list[Mapping[str, Any]]:
     return [{"name": refiner.name, **refiner.settings()} for refiner in refiners]
 
 
-def human_annotation(refiners: Sequence[Refiner]) -> str:
-    """The record of whether a model among the refiners was trained with human annotation."""
+def human_annotation(refiners: Sequence[Refiner], weights: WeightsInfo | None = None) -> str:
+    """The record of whether a refiner, or the model before them, learned from human annotation."""
     used = any(refiner.settings().get("human_annotation") for refiner in refiners)
+    used = used or (weights is not None and weights.human_annotation)
     return "used" if used else "none"

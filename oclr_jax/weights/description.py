@@ -7,6 +7,7 @@ from typing import Any
 from oclr_jax.weights.kinds import Kind, kind_of
 
 FORMAT_VERSION = 1
+ANNOTATED = "annotated"  # in the version of data with human annotation
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,15 @@ class WeightsInfo:
     def kind(self) -> Kind:
         """The kind of the weights."""
         return kind_of(self.model)
+
+    @property
+    def human_annotation(self) -> bool:
+        """Whether these weights, or those that they started from, learned from human annotation."""
+        versions, card = [self.data_version], self.card
+        while card:
+            versions.append(card.get("data_version"))
+            card = card.get("started_from")
+        return any(ANNOTATED in version for version in versions if version)
 
     def to_json(self) -> str:
         """The fields as a JSON object, without those that the kind does not have."""
