@@ -40,7 +40,7 @@ NOT_RUN = {
     r"^python launch/benchmark\.py": "measures for minutes, on an idle machine",
     r"^python launch/checks/": "kills commands for minutes; tests/launch/test_kill_commands.py",
     r"^python launch/(generate|train)\.py (?!.*tiny)": "takes hours; tests/launch, tests/train",
-    r"^python launch/(reports/(?!gallery)|predict_masks|import_synval|import_annotated|build_benchmark)": (
+    r"^python launch/(reports/(?!gallery)|predict_masks|import_|build_benchmark)": (
         "needs large data; tests/launch and tests/data_pipelines have small ones"
     ),
     r"--data data/": "needs generated data; tests/evaluate",

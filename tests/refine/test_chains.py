@@ -6,9 +6,11 @@ import pytest
 from oclr_jax import pipeline
 from oclr_jax.oclr.tta.config import TTAConfig
 from oclr_jax.pipeline import segment_video
+from oclr_jax.refine import correct
 from oclr_jax.refine.sam_settings import SAM_WEIGHTS
 from tests.clips import motion_segmenter, moving_clip
 from tests.refine.test_sam import weights as sam_weights  # noqa: F401
+from tests.refine.test_select_and_correct import keep_masks
 from tests.refine.test_select_and_correct import weights as refine_weights  # noqa: F401
 from tests.refine.test_tta import use
 from tests.refine.test_tta import weights as dino_weights  # noqa: F401
@@ -30,9 +32,11 @@ def test_sam_takes_the_masks_of_the_refiner_before_it(
     monkeypatch.setitem(SAM_WEIGHTS, "sam", str(sam_weights))
     size = {"short_side": 64, "long_multiple": 32, "radius": 3}
     use(monkeypatch, TTAConfig(weights=str(dino_weights), steps=2, warmup_steps=1, **size))
-    frames = moving_clip(FRAMES)
-    alone = segment_video(frames, refine=[before], refine_weights=refine_weights)
-    both = segment_video(frames, refine=[before, "sam"], refine_weights=refine_weights)
+    # With random weights the corrector finds nothing.
+    monkeypatch.setattr(correct, "_compile", keep_masks)
+    frames, folder = moving_clip(FRAMES), refine_weights if before == "appearance" else None
+    alone = segment_video(frames, refine=[before], refine_weights=folder)
+    both = segment_video(frames, refine=[before, "sam"], refine_weights=folder)
     names = [refiner["name"] for refiner in both.record["settings"]["refiners"]]
     assert names == [refiner["name"] for refiner in alone.record["settings"]["refiners"]] + ["sam"]
     assert alone.record["settings"]["human_annotation"] == "none"
