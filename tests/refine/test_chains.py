@@ -18,6 +18,7 @@ from tests.refine.test_tta import weights as dino_weights  # noqa: F401
 FRAMES = 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["appearance", "tta"])
 def test_sam_takes_the_masks_of_the_refiner_before_it(
     before,
