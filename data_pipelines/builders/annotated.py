@@ -27,8 +27,8 @@ from oclr_jax.errors import UserError
 from oclr_jax.flow.estimator import FlowEstimator
 from oclr_jax.flow.gaps import gap_flows
 from oclr_jax.flow.resize import resize_flow
+from oclr_jax.types import ANNOTATED
 from oclr_jax.video.resize import resize_image
-from oclr_jax.weights.description import ANNOTATED
 
 
 @dataclass(frozen=True)

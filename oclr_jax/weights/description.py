@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from oclr_jax.types import ANNOTATED
 from oclr_jax.weights.kinds import Kind, kind_of
 
 FORMAT_VERSION = 1
-ANNOTATED = "annotated"  # in the version of data with human annotation
 
 
 @dataclass(frozen=True)
