@@ -11,8 +11,8 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-# Of a model's computation; parameters, losses and results stay float32.
 ANNOTATED = "annotated"  # in the version of training data with human annotation
+# Of a model's computation; parameters, losses and results stay float32.
 PRECISIONS = ("float32", "bfloat16")
 # Models that find moving objects in optical flow: OCLR, and baselines to compare it with.
 MODELS = ("oclr", "motion-grouping", "mask-rcnn", "geometric")
