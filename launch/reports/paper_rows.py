@@ -11,7 +11,7 @@ class Setting(NamedTuple):
 
     model: of `oclr evaluate --model`.
     refiners: names, in order.
-    weights: name of weights that must occur in the settings of the model or the refiners, or "".
+    weights: regular expression that must match in the settings of the weights, or "".
     """
 
     model: str
@@ -100,7 +100,7 @@ _METHODS = {
             f"{EVALUATE} --model motion-grouping --weights WEIGHTS --protocol motion-grouping",
         ),
         "the videos of the dataset, or released weights",
-        Setting("motion-grouping"),
+        Setting("motion-grouping", weights="motion-grouping(?!-supervised)"),
     ),
     "MG-sup.": (
         (
@@ -108,15 +108,23 @@ _METHODS = {
             f"{EVALUATE} --model motion-grouping --weights WEIGHTS --refine none",
         ),
         "`syn_train`",
-        Setting("motion-grouping"),
+        Setting("motion-grouping", weights="motion-grouping-supervised"),
     ),
     "Mask R-CNN": (
         (
             training_command("mask_rcnn.py"),
             f"{EVALUATE} --model mask-rcnn --weights WEIGHTS --refine none",
         ),
-        "`syn_train`; with RGB `configs/mask_rcnn.py:rgb`",
-        Setting("mask-rcnn"),
+        "`syn_train`",
+        Setting("mask-rcnn", weights="mask-rcnn(?!-rgb)"),
+    ),
+    "Mask R-CNN, RGB, flow": (
+        (
+            training_command("mask_rcnn.py:rgb"),
+            f"{EVALUATE} --model mask-rcnn --weights WEIGHTS --refine none",
+        ),
+        "`syn_train`",
+        Setting("mask-rcnn", weights="mask-rcnn-rgb"),
     ),
     "Ours (second paper)": (
         refined("appearance", "crf"),
@@ -143,10 +151,25 @@ _METHODS["OCLR-TTA"] = _METHODS["OCLR (test. adap.)"]
 _METHODS["MG"] = _METHODS["Motion Grouping"]
 
 
-def method_row(name: str, *published: object) -> Row:
-    """A row with a command if its method is part of the project."""
+def method_row(name: str, *published: object, inputs: str = "") -> Row:
+    """A row with a command if its method, for these inputs or any, is part of the project."""
     cells = tuple("" if figure is None else str(figure) for figure in published)
-    return Row(name, cells, *_METHODS.get(name, ()))
+    full = f"{name}, {inputs}" if inputs else name
+    return Row(full, cells, *_METHODS.get(full, _METHODS.get(name, ())))
+
+
+# What every learned model must beat.
+GEOMETRIC = Row(
+    "geometric (not in the paper), flow",
+    (),
+    (f"{EVALUATE} --model geometric --refine none",),
+    setting=Setting("geometric"),
+)
+
+
+def with_geometric(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The rows of a table, and the geometric baseline, which the papers do not have."""
+    return (*rows, GEOMETRIC._replace(published=("",) * len(rows[0].published)))
 
 
 def benchmark_rows(paper: str, benchmarks: dict[str, tuple[str, ...]]) -> tuple[Row, ...]:
@@ -159,9 +182,7 @@ def benchmark_rows(paper: str, benchmarks: dict[str, tuple[str, ...]]) -> tuple[
                 row |= {(benchmark, name): result.figures.get(name) for name in names}
     columns = [(benchmark, name) for benchmark, names in benchmarks.items() for name in names]
     return tuple(
-        method_row(method, *(figures.get(column) for column in columns))._replace(
-            name=f"{method}, {inputs}"
-        )
+        method_row(method, *(figures.get(column) for column in columns), inputs=inputs)
         for (method, inputs), figures in keys.items()
     )
 

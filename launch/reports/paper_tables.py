@@ -25,6 +25,7 @@ from launch.reports.paper_rows import (
     refined,
     selector_row,
     training_command,
+    with_geometric,
 )
 from oclr_jax.datasets.ablations import COLUMNS, E6, E7, E8, REPEATED, REPEATS, TITLES
 
@@ -36,24 +37,33 @@ FIRST_PAPER = (
         "Table 2: one foreground",
         "davis2016",
         _SINGLE,
-        benchmark_rows(
-            "first",
-            {"davis2016": ("J",), "segtrack_v2": ("J",), "fbms59": ("J",), "moca_filter": ("SR",)},
+        with_geometric(
+            benchmark_rows(
+                "first",
+                {
+                    "davis2016": ("J",),
+                    "segtrack_v2": ("J",),
+                    "fbms59": ("J",),
+                    "moca_filter": ("SR",),
+                },
+            )
         ),
     ),
     PaperTable(
         "Table 3: several objects, DAVIS2017-motion",
         "davis2017_motion",
         ("J&F", "J", "F"),
-        (
-            method_row("Motion Grouping", 35.8, 38.4, 33.2),
-            method_row("OCLR (flow-only)", 55.1, 54.5, 55.7),
-            method_row("OCLR (test. adap.)", 64.0, 63.9, 64.0),
-            method_row("CorrFlow (first-frame mask)", 54.0, 54.2, 53.7),
-            method_row("UVC (first-frame mask)", 65.5, 66.2, 64.7),
-            method_row("MAST (first-frame mask)", 70.9, 71.0, 70.8),
-            method_row("CRW (first-frame mask)", 73.4, 72.9, 74.1),
-            method_row("DINO (first-frame mask)", 78.7, 77.7, 79.6),
+        with_geometric(
+            (
+                method_row("Motion Grouping", 35.8, 38.4, 33.2),
+                method_row("OCLR (flow-only)", 55.1, 54.5, 55.7),
+                method_row("OCLR (test. adap.)", 64.0, 63.9, 64.0),
+                method_row("CorrFlow (first-frame mask)", 54.0, 54.2, 53.7),
+                method_row("UVC (first-frame mask)", 65.5, 66.2, 64.7),
+                method_row("MAST (first-frame mask)", 70.9, 71.0, 70.8),
+                method_row("CRW (first-frame mask)", 73.4, 72.9, 74.1),
+                method_row("DINO (first-frame mask)", 78.7, 77.7, 79.6),
+            )
         ),
     ),
     PaperTable(TITLES[E6], "davis2016", COLUMNS[E6], experiment_rows(E6)),
@@ -182,18 +192,13 @@ SECOND_PAPER = (
         "Table 11: flow segmentation models",
         "davis2017_motion",
         ("DAVIS17-m J, flow model", "DAVIS17-m J, refined"),
-        (
-            method_row("MG", 38.4, 48.4),
-            method_row("MG-sup.", 44.9, 59.2),
-            method_row("Mask R-CNN", 52.0, 57.4),
-            method_row("OCLR-flow", 54.5, 60.0),
-            Row(
-                "geometric (not in the paper)",
-                ("", ""),
-                (f"{EVALUATE} --model geometric --refine none",),
-                "",
-                Setting("geometric"),
-            ),
+        with_geometric(
+            (
+                method_row("MG", 38.4, 48.4),
+                method_row("MG-sup.", 44.9, 59.2),
+                method_row("Mask R-CNN", 52.0, 57.4),
+                method_row("OCLR-flow", 54.5, 60.0),
+            )
         ),
     ),
     PaperTable(
@@ -339,22 +344,26 @@ SECOND_PAPER = (
         "Table 19: several objects (table 1 has some of its rows)",
         "davis2017_motion",
         tuple(f"{name} {m}" for name in ("YTVOS18-m", "DAVIS17-m") for m in ("J&F", "J", "F")),
-        (
-            *benchmark_rows(
-                "second",
-                {"ytvos2018_motion": ("J&F", "J", "F"), "davis2017_motion": ("J&F", "J", "F")},
-            ),
-            method_row("CorrFlow (first-frame mask)", 55.2, 60.0, 50.4, 54.0, 54.2, 53.7),
-            method_row("UVC (first-frame mask)", 66.9, 70.4, 63.4, 65.5, 66.2, 64.7),
-            method_row("MAST (first-frame mask)", 70.5, 72.7, 68.2, 70.9, 71.0, 70.8),
-            method_row("CRW (first-frame mask)", 72.9, 75.5, 70.4, 73.4, 72.9, 74.1),
-            method_row("DINO (first-frame mask)", 75.4, 76.6, 74.3, 78.7, 77.7, 79.6),
+        with_geometric(
+            (
+                *benchmark_rows(
+                    "second",
+                    {"ytvos2018_motion": ("J&F", "J", "F"), "davis2017_motion": ("J&F", "J", "F")},
+                ),
+                method_row("CorrFlow (first-frame mask)", 55.2, 60.0, 50.4, 54.0, 54.2, 53.7),
+                method_row("UVC (first-frame mask)", 66.9, 70.4, 63.4, 65.5, 66.2, 64.7),
+                method_row("MAST (first-frame mask)", 70.5, 72.7, 68.2, 70.9, 71.0, 70.8),
+                method_row("CRW (first-frame mask)", 72.9, 75.5, 70.4, 73.4, 72.9, 74.1),
+                method_row("DINO (first-frame mask)", 75.4, 76.6, 74.3, 78.7, 77.7, 79.6),
+            )
         ),
     ),
     PaperTable(
         "Table 20: one foreground (table 2 has some of its rows; here those of published.py)",
         "davis2016",
         _SINGLE[:3],
-        benchmark_rows("second", {"davis2016": ("J",), "segtrack_v2": ("J",), "fbms59": ("J",)}),
+        with_geometric(
+            benchmark_rows("second", {"davis2016": ("J",), "segtrack_v2": ("J",), "fbms59": ("J",)})
+        ),
     ),
 )

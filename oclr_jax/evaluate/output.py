@@ -23,7 +23,7 @@ class EvaluationOutput:
 
     Layout: `masks/tracks/<sequence>/`, `masks/paper/<sequence>/`, `strips/<sequence>.png`,
     `sequences/<sequence>.json`, `settings.json`, and at the end `metrics.json`, `metrics.csv` and
-    `report.html`.
+    `report.html`. A learned model's folder has the same of the geometric baseline in `geometric/`.
     """
 
     def __init__(self, folder: Path | None, settings: dict[str, Any]):
@@ -62,13 +62,15 @@ class EvaluationOutput:
         if not (folder / _SETTINGS).is_file():
             write_json(folder / _SETTINGS, self.settings)
 
-    def finish(self, report: dict[str, Any], benchmark: Benchmark) -> None:
-        """Writes the metrics of the dataset and the report."""
+    def finish(
+        self, report: dict[str, Any], benchmark: Benchmark, baseline: dict[str, Any] | None = None
+    ) -> None:
+        """Writes the metrics of the dataset and the report, with the means of a baseline."""
         if self.folder:
             write_json(self.folder / "metrics.json", report)
             write_csv(self.folder / "metrics.csv", report)
             page, strips = self.folder / "report.html", self.folder / "strips"
-            write_evaluation_page(page, report, benchmark, strips)
+            write_evaluation_page(page, report, benchmark, strips, baseline)
 
 
 def _read_records(folder: Path, settings: dict[str, Any]) -> dict[str, Record]:

@@ -44,18 +44,17 @@ def with_gap(segmenter: Segmenter, gap: int) -> Segmenter:
 def predict_sequence(
     segmenter: Segmenter,
     sequence: BenchmarkSequence,
-    flow: str | os.PathLike | None,
+    flows: list[FrameFlow],
     protocols: Sequence[str],
     refiners: Sequence[Refiner] = (),
 ) -> Prediction:
     """Predicts one sequence, taken as a single shot, as far as the protocols need it.
 
-    Refiners apply to tracks only. A sequence too short to have flow at the model's gaps has no
-    objects.
+    `flows` are those of `sequence_flows`. Refiners apply to tracks only. A sequence too short to
+    have flow at the model's gaps has no objects.
     """
     height, width, _ = sequence.frame(0).shape
     clip = _clip(sequence, sequence.stems, range(len(sequence.stems)), height, width)
-    flows = _flows(segmenter, sequence, flow, height, width)
     windows, tracks = [], None
     if any(on_windows(name) for name in protocols):
         windows = [
@@ -92,15 +91,12 @@ def _flow_slots(
     return slots
 
 
-def _flows(
-    segmenter: Segmenter,
-    sequence: BenchmarkSequence,
-    flow: str | os.PathLike | None,
-    height: int,
-    width: int,
+def sequence_flows(
+    segmenter: Segmenter, sequence: BenchmarkSequence, flow: str | os.PathLike | None
 ) -> list[FrameFlow]:
     """Flow of each frame: stored with the dataset, or else from the source `flow`."""
     model = segmenter.info.model
+    height, width, _ = sequence.frame(0).shape
     if flow is None and sequence.flow is not None:
         gap, size = min(abs(gap) for gap in model.gaps), (model.height, model.width)
         fields = resize_flow(take_gaps(sequence.flow(), (gap, -gap), model.gaps), *size)

@@ -1,7 +1,7 @@
 """Evaluates a model or a folder of masks on a dataset, sequence by sequence."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,11 @@ from typing import Any
 from oclr_jax.datasets.benchmarks import PROTOCOLS, SYNTHETIC, Benchmark
 from oclr_jax.datasets.layouts import BenchmarkSequence
 from oclr_jax.errors import UserError
+from oclr_jax.evaluate.baseline import BASELINE, baseline_of
 from oclr_jax.evaluate.datasets import ON_TRACKS, Dataset, open_dataset
 from oclr_jax.evaluate.mask_folder import read_results
 from oclr_jax.evaluate.output import EvaluationOutput
-from oclr_jax.evaluate.predictions import predict_sequence, with_gap
+from oclr_jax.evaluate.predictions import predict_sequence, sequence_flows, with_gap
 from oclr_jax.evaluate.protocols import frame_metrics, identity_metrics, match, scored_on
 from oclr_jax.evaluate.scores import Record, score_sequence, summarize
 from oclr_jax.evaluate.settings import evaluation_settings
@@ -29,15 +30,18 @@ from oclr_jax.refine.refiner import Refiner, open_refiners
 from oclr_jax.show.evaluation_page import sequence_strip
 from oclr_jax.video.clip import progress
 
+# By protocol and metric.
+Means = dict[str, dict[str, float]]
+
 
 @dataclass(frozen=True)
-class _Inputs:
-    """What is scored: a model with its flow and refiners, or a folder of masks."""
+class _Run:
+    """What is scored, a model with its refiners or a folder of masks, how, and into what."""
 
-    segmenter: Segmenter | None
-    flow: str | os.PathLike | None
+    segmenter: Segmenter | None  # None: a folder of masks
     refiners: list[Refiner]
-    results: str | os.PathLike | None
+    protocols: tuple[str, ...]
+    output: EvaluationOutput
 
 
 def evaluate_dataset(
@@ -103,30 +107,25 @@ def evaluate_dataset(
     if stored:
         segmenter = with_stored_gaps(segmenter, (gap, -gap))
     _check_flow_protocols(segmenter, protocols)
-    inputs = _Inputs(segmenter, flow, refiners, results)
     used = stored or _flow_settings(segmenter, flow)
     if segmenter is not None and segmenter.info.data_version is not None:
         warn_of_other_flow(segmenter.info.name, segmenter.info.flow, used)
-    settings = evaluation_settings(
-        dataset.benchmark.name,
-        dataset.title,
-        protocols,
-        results,
-        segmenter,
-        used,
-        gap,
-        refiners,
-    )
-    folder = EvaluationOutput(Path(output) if output else None, settings)
+    named = dataset.benchmark.name, dataset.title
+    settings = evaluation_settings(*named, protocols, results, segmenter, used, gap, refiners)
+    folder = Path(output) if output else None
+    runs = [_Run(segmenter, refiners, protocols, EvaluationOutput(folder, settings))]
+    shared = tuple(name for name in protocols if scored_on(name) != "flows")
+    if folder and shared and (baseline := baseline_of(segmenter)):
+        settings = evaluation_settings(*named, shared, None, baseline, used, gap)
+        runs.append(_Run(baseline, [], shared, EvaluationOutput(folder / BASELINE, settings)))
     for sequence in progress(dataset.sequences, "sequences", len(dataset.sequences), quiet):
-        if sequence.name not in folder.records:
-            record = _evaluate_sequence(inputs, sequence, dataset.benchmark, protocols, folder)
-            folder.keep_record(sequence.name, record)
-    records = {sequence.name: folder.records[sequence.name] for sequence in dataset.sequences}
-    means = summarize(records, dataset.benchmark, protocols)
-    report = _report(settings, protocols, records, means)
-    folder.finish(report, dataset.benchmark)
-    return report
+        if any(sequence.name not in run.output.records for run in runs):
+            _evaluate_sequence(runs, sequence, dataset.benchmark, flow, results)
+
+    def summary(records: dict[str, Record], protocols: tuple[str, ...]) -> Means:
+        return summarize(records, dataset.benchmark, protocols)
+
+    return _finish(runs, [each.name for each in dataset.sequences], dataset.benchmark, summary)
 
 
 def evaluate_synthetic(
@@ -150,15 +149,23 @@ def evaluate_synthetic(
     segmenter = with_stored_gaps(segmenter, (1, -1))
     title = synthetic_title(name, data)
     flow = {"estimator": "stored with the data"}
-    settings = evaluation_settings(name, title, ["paper"], None, segmenter, flow, gap=1)
-    folder = EvaluationOutput(Path(output) if output else None, settings)
+    baseline = baseline_of(segmenter) if output else None
+    runs = []
+    for scored, folder in ((segmenter, output), (baseline, baseline and Path(output) / BASELINE)):
+        if scored:
+            settings = evaluation_settings(name, title, ["paper"], None, scored, flow, gap=1)
+            kept = EvaluationOutput(Path(folder) if folder else None, settings)
+            runs.append(_Run(scored, [], ("paper",), kept))
     for sequence in progress(sequences, "sequences", len(sequences), quiet):
-        if sequence.name not in folder.records:
-            folder.keep_record(sequence.name, score_synthetic(segmenter, sequence))
-    records = {sequence.name: folder.records[sequence.name] for sequence in sequences}
-    report = _report(settings, ("paper",), records, summarize_synthetic(records))
-    folder.finish(report, Benchmark(name, title, "", ""))
-    return report
+        for run in runs:
+            if sequence.name not in run.output.records:
+                run.output.keep_record(sequence.name, score_synthetic(run.segmenter, sequence))
+
+    def summary(records: dict[str, Record], protocols: tuple[str, ...]) -> Means:
+        return summarize_synthetic(records)
+
+    names = [sequence.name for sequence in sequences]
+    return _finish(runs, names, Benchmark(name, title, "", ""), summary)
 
 
 def _check_protocols(dataset: Dataset, protocols: Sequence[str]) -> None:
@@ -196,44 +203,52 @@ def _flow_settings(
 
 
 def _evaluate_sequence(
-    inputs: _Inputs,
+    runs: list[_Run],
     sequence: BenchmarkSequence,
     benchmark: Benchmark,
-    protocols: Sequence[str],
-    folder: EvaluationOutput,
-) -> Record:
+    flow: str | os.PathLike | None,
+    results: str | os.PathLike | None,
+) -> None:
+    """Scores a sequence. All runs see the same flow."""
     truth = read_truth(sequence, benchmark)
-    if inputs.segmenter is None:
-        found = read_results(inputs.results, sequence, truth, protocols)
-    else:
-        found = predict_sequence(
-            inputs.segmenter, sequence, inputs.flow, protocols, inputs.refiners
-        )
-        if found.tracks is not None:
-            folder.keep_masks("tracks", sequence.name, sequence.stems, found.tracks)
-        found = found.at(truth.frames)
-    matched = {name: match(name, found, truth) for name in protocols}
-    if inputs.segmenter and "paper" in matched:
-        stems = [sequence.stems[frame] for frame in truth.frames]
-        folder.keep_masks("paper", sequence.name, stems, matched["paper"])
-    values = {name: frame_metrics(name, masks, truth) for name, masks in matched.items()}
-    strip = sequence_strip(sequence, truth.frames, truth.ids, matched[protocols[0]])
-    folder.keep_strip(sequence.name, strip)
-    identity = {name: identity_metrics(name, found, truth, benchmark) for name in protocols}
-    return score_sequence(values, truth, identity)
+    flows = [] if results else sequence_flows(runs[0].segmenter, sequence, flow)
+    for run in runs:
+        protocols, output = run.protocols, run.output
+        if run.segmenter is None:
+            found = read_results(results, sequence, truth, protocols)
+        else:
+            found = predict_sequence(run.segmenter, sequence, flows, protocols, run.refiners)
+            if found.tracks is not None:
+                output.keep_masks("tracks", sequence.name, sequence.stems, found.tracks)
+            found = found.at(truth.frames)
+        matched = {name: match(name, found, truth) for name in protocols}
+        if run.segmenter and "paper" in matched:
+            stems = [sequence.stems[frame] for frame in truth.frames]
+            output.keep_masks("paper", sequence.name, stems, matched["paper"])
+        values = {name: frame_metrics(name, masks, truth) for name, masks in matched.items()}
+        strip = sequence_strip(sequence, truth.frames, truth.ids, matched[protocols[0]])
+        output.keep_strip(sequence.name, strip)
+        identity = {name: identity_metrics(name, found, truth, benchmark) for name in protocols}
+        output.keep_record(sequence.name, score_sequence(values, truth, identity))
 
 
-def _report(
-    settings: dict[str, Any],
-    protocols: Sequence[str],
-    records: dict[str, Record],
-    means: dict[str, dict[str, float]],
+def _finish(
+    runs: list[_Run],
+    sequences: list[str],
+    benchmark: Benchmark,
+    summary: Callable[[dict[str, Record], tuple[str, ...]], Means],
 ) -> dict[str, Any]:
-    """The content of metrics.json."""
-    return {
-        **settings,
-        "protocols": {name: PROTOCOLS[name] for name in protocols},
-        "scored_on": {name: scored_on(name) for name in protocols},
-        "sequences": records,
-        "mean": means,
-    }
+    """Writes the reports, the baseline's before the one that shows it; returns the first run's."""
+    report, baseline = {}, None
+    for run in reversed(runs):
+        records = {name: run.output.records[name] for name in sequences}
+        report = {
+            **run.output.settings,
+            "protocols": {name: PROTOCOLS[name] for name in run.protocols},
+            "scored_on": {name: scored_on(name) for name in run.protocols},
+            "sequences": records,
+            "mean": summary(records, run.protocols),
+        }
+        run.output.finish(report, benchmark, baseline)
+        baseline = report
+    return report

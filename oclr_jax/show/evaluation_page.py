@@ -42,7 +42,11 @@ def sequence_strip(
 
 
 def write_evaluation_page(
-    path: Path, report: dict[str, Any], benchmark: Benchmark, strips: Path
+    path: Path,
+    report: dict[str, Any],
+    benchmark: Benchmark,
+    strips: Path,
+    baseline: dict[str, Any] | None = None,
 ) -> None:
     """Writes the page: means, published tables, worst and best sequences, objects, settings.
 
@@ -51,14 +55,16 @@ def write_evaluation_page(
       report: the content of metrics.json.
       benchmark: the dataset.
       strips: folder with the picture of each sequence, `<sequence>.png`.
+      baseline: the report of a baseline on the same flow, whose means are shown too.
     """
+    reports = [report, baseline] if baseline else [report]
     parts = [
         f"<h1>{escape(report['title'])}</h1>",
         f"<p>{escape(_source(report))}</p>",
         _protocols(report),
         "<h2>Figures</h2>",
-        _means(report),
-        _published(report, benchmark),
+        _means(reports),
+        _published(reports, benchmark),
         _worst_and_best(report, strips),
         "<h2>Every sequence and object</h2>",
         _objects(report),
@@ -88,29 +94,35 @@ def _protocols(report: dict[str, Any]) -> str:
     return f"<ul>{''.join(items)}</ul>"
 
 
-def _means(report: dict[str, Any]) -> str:
-    names = list(dict.fromkeys(name for row in report["mean"].values() for name in row))
-    rows = [
-        [protocol, report["scored_on"][protocol], *(format_number(row.get(n)) for n in names)]
+def _means(reports: list[dict[str, Any]]) -> str:
+    means = [
+        (report["model"] or "masks", report["scored_on"][protocol], protocol, row)
+        for report in reports
         for protocol, row in report["mean"].items()
     ]
-    return table(["protocol", "scored on", *names], rows, numbers_from=2)
+    names = list(dict.fromkeys(name for *_, row in means for name in row))
+    rows = [
+        [protocol, scored, model, *(format_number(row.get(name)) for name in names)]
+        for model, scored, protocol, row in means
+    ]
+    return table(["protocol", "scored on", "model", *names], rows, numbers_from=3)
 
 
-def _published(report: dict[str, Any], benchmark: Benchmark) -> str:
+def _published(reports: list[dict[str, Any]], benchmark: Benchmark) -> str:
     published = PUBLISHED.get(benchmark.name, [])
     if not published:
         return ""
     names = list(dict.fromkeys(name for row in published for name in row.figures))
     head = ["paper", "method", "human labels", "input", "resolution", "flow gap", "protocol"]
-    ours = [_our_row(report, protocol, names) for protocol in report["mean"]]
+    ours = [_our_row(each, protocol, names) for each in reports for protocol in each["mean"]]
     rows = [*ours, *(_published_row(row, names) for row in published)]
     return (
         "<h2>Beside the papers' tables</h2>"
         + table([*head, *names], rows, numbers_from=len(head), highlighted=range(len(ours)))
         + note(
             "The published figures are on the whole benchmark, with RAFT flow. Figures on a part "
-            "of the sequences, or under another protocol, are not comparable with them."
+            "of the sequences, or under another protocol, are not comparable with them. The "
+            "geometric baseline, without any learning, is on the flow of this run."
         )
     )
 

@@ -12,9 +12,11 @@ from oclr_jax import cli
 from oclr_jax.datasets.layouts import BenchmarkSequence, split_long_sequence
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate import evaluate_dataset, format_table, run
-from oclr_jax.evaluate.predictions import predict_sequence
+from oclr_jax.evaluate.baseline import baseline_of
+from oclr_jax.evaluate.predictions import predict_sequence, sequence_flows
 from oclr_jax.flow import from_settings, gap_flows, write_flo
 from oclr_jax.ops.metrics import jaccard
+from oclr_jax.show.html import format_number
 from oclr_jax.video.png import read_ids, write_ids, write_png
 from tests.clips import INFO, motion_segmenter, moving_clip, square_masks, write_frames
 
@@ -116,7 +118,8 @@ def test_a_part_of_a_long_sequence_finds_its_flow(tmp_path):
         return np.full((1, 6, 32, 48, 3), 0.9, np.float32), np.zeros((1, 3), np.float32)
 
     model = dataclasses.replace(motion_segmenter(), predict=predict)
-    found = predict_sequence(model, second, tmp_path, ["paper", "union"])
+    flows = sequence_flows(model, second, tmp_path)
+    found = predict_sequence(model, second, flows, ["paper", "union"])
     assert asked[0] == [50, 51, 52, 53, 54, 55]
     assert found.windows[0][0] == [0, 1, 2, 3, 4, 5] and found.tracks.all()
 
@@ -159,13 +162,32 @@ def test_output_keeps_figures_masks_and_the_report(tmp_path):
     assert page.count("data:image/png;base64") == 2 and "sequence-oracle" in page
 
 
+def test_the_report_has_the_geometric_baseline_on_the_same_flow(tmp_path, monkeypatch):
+    root, output = make_dataset(tmp_path / "data"), tmp_path / "out"
+    report = evaluate(root, output=output)
+    baseline = json.loads((output / "geometric" / "metrics.json").read_text())
+    assert (report["model"], baseline["model"]) == ("oclr", "geometric")
+    for name in ("flow", "gap", "grid", "window", "protocol_names"):
+        assert baseline[name] == report[name]
+    page = (output / "report.html").read_text()
+    for model, means in (("oclr", report["mean"]), ("geometric", baseline["mean"])):
+        for protocol, figures in means.items():
+            cells = [protocol, report["scored_on"][protocol], model]
+            row = "".join(f"<td>{cell}</td>" for cell in cells)
+            assert f"{row}<td class=number>{format_number(figures['J'])}</td>" in page
+    monkeypatch.setattr(run, "load_segmenter", lambda *_: baseline_of(motion_segmenter()))
+    alone = evaluate(root, output=tmp_path / "alone")
+    assert alone["sequences"] == baseline["sequences"]
+    assert not (tmp_path / "alone" / "geometric").exists()
+
+
 def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
     root, output = make_dataset(tmp_path / "data"), tmp_path / "out"
     real, asked = run.predict_sequence, []
 
     def stopped(segmenter, sequence, *rest):
         asked.append(sequence.name)
-        if len(asked) == 2:
+        if len(asked) == 4:
             raise KeyboardInterrupt
         return real(segmenter, sequence, *rest)
 
@@ -174,8 +196,9 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
         evaluate(root, output=output)
     assert not (output / "metrics.json").exists()
     report = evaluate(root, output=output)
-    assert asked == ["first", "second", "second"]
-    assert evaluate(root, output=output) == report and len(asked) == 3
+    # The model and the baseline, each once; the sequence that was stopped again.
+    assert asked == ["first"] * 2 + ["second"] * 4
+    assert evaluate(root, output=output) == report and len(asked) == 6
     assert report["sequences"] == evaluate(root)["sequences"]
     arguments = ["--data", str(root), "--output", str(output), "--protocol", "union"]
     assert cli.main(["evaluate", "--dataset", "folder", *arguments]) == 2

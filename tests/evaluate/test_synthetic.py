@@ -1,6 +1,7 @@
 """Synthetic data: matching per window, order, both layouts."""
 
 import dataclasses
+import json
 
 import cv2
 import numpy as np
@@ -135,7 +136,11 @@ def test_the_release_has_the_back_layer_first(tmp_path, monkeypatch):
     output = tmp_path / "out"
     report = evaluate_synthetic("syn_val_released", root, output=output)
     assert report["mean"] == {"paper": {"J": 1.0, "J_amodal": 1.0, "order": 1.0}}
+    page = (output / "report.html").read_text()
     assert {path.name for path in output.iterdir()} >= {"metrics.json", "report.html"}
+    # Flow that is the same everywhere is the camera's.
+    baseline = json.loads((output / "geometric" / "metrics.json").read_text())
+    assert baseline["mean"]["paper"]["J"] == 0 and "<td>geometric</td>" in page
     tracks = evaluate_dataset("syn_val_released", root, protocols=("sequence-oracle", "union"))
     assert tracks["mean"]["sequence-oracle"]["J"] == tracks["mean"]["union"]["J"] == 1
     assert len(tracks["sequences"]["2_a"]["sequence-oracle"]["objects"]) == 2

@@ -96,6 +96,24 @@ def test_rows_tell_weights_apart():
     assert not tables.fits(entry, Setting("mask-rcnn", names))
 
 
+def test_rows_of_one_model_have_weights_of_their_own():
+    settings = {row.name: row.setting for row in ROWS}
+    for weights, names in {
+        "motion-grouping-small": ("MG, flow", "MG"),
+        "motion-grouping-supervised": ("MG-sup., flow", "MG-sup."),
+        "mask-rcnn-small": ("Mask R-CNN, flow",),
+        "mask-rcnn-rgb": ("Mask R-CNN, RGB, flow",),
+    }.items():
+        model = settings[names[0]].model
+        entry = {"model": model, "weights": weights, "refiners": []}
+        fitting = {
+            name for name, setting in settings.items() if setting and tables.fits(entry, setting)
+        }
+        assert set(names) <= fitting
+        others = {"MG, flow", "MG-sup., flow", "Mask R-CNN, flow", "Mask R-CNN, RGB, flow"}
+        assert fitting & others == {names[0]}
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [(None, "no metrics.json"), (report(model=None), "masks in a folder")],

@@ -8,7 +8,7 @@ import numpy as np
 from oclr_jax.datasets.benchmarks import BENCHMARKS, VOID
 from oclr_jax.datasets.layouts import find_benchmark_sequences
 from oclr_jax.evaluate import evaluate_dataset
-from oclr_jax.show.evaluation_page import sequence_strip
+from oclr_jax.show.evaluation_page import sequence_strip, write_evaluation_page
 from oclr_jax.show.html import table
 from oclr_jax.show.training_page import TrainingSummary, write_training_page
 from oclr_jax.video.png import write_ids
@@ -61,6 +61,20 @@ def test_our_row_is_in_the_published_table(tmp_path):
     assert ours[-2:] == ["paper", "100.0"] and len(ours) == len(paper)
     assert "DAVIS2016, 1 of 20 sequences" in page and "numpy" in page
     assert "<b>masks" not in page and "&lt;b&gt;masks" in page
+
+
+def test_a_baseline_is_in_both_tables(tmp_path):
+    report, _ = page_of(tmp_path, "davis2016")
+    benchmark = BENCHMARKS["davis2016"]
+    baseline = evaluate_dataset("davis2016", tmp_path / "data", model="geometric")
+    write_evaluation_page(tmp_path / "page.html", report, benchmark, tmp_path, baseline)
+    cells = Cells()
+    cells.feed((tmp_path / "page.html").read_text(encoding="utf-8"))
+    j = baseline["mean"]["no-oracle"]["J"]
+    means = next(row for row in cells.rows if row[:3] == ["no-oracle", "tracks", "geometric"])
+    assert f"{j:.3f}" in means
+    (row,) = (r for r in cells.rows if "this run: geometric" in r and "no-oracle" in r)
+    assert row[-1] == f"{100 * j:.1f}" and j > 0
 
 
 def test_detection_reports_the_success_rate(tmp_path):
