@@ -13,7 +13,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from oclr_jax.models.dino import DINO, DINOConfig
-from oclr_jax.models.layers.initializers import conv_kernel, dense_kernel
+from oclr_jax.models.layers.initializers import conv_kernel
+from oclr_jax.models.layers.linear import Linear
 from oclr_jax.models.oclr.unet import ConvBlock
 
 OWN = "own"
@@ -64,7 +65,7 @@ class ConvBackbone(nn.Module):
                 name=f"downsample{level + 1}",
             )
             x = ConvBlock(width, True, self.dtype, name=f"block{level + 1}")(downsample(x))
-        x = nn.Dense(self.features, dtype=self.dtype, kernel_init=dense_kernel, name="output")(x)
+        x = Linear(self.features, self.dtype, name="output")(x)
         return nn.LayerNorm(use_bias=False, use_scale=False)(x.astype(jnp.float32))
 
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from oclr_jax.models.backbones import OWN, own_backbone
-from oclr_jax.models.layers.initializers import dense_kernel
+from oclr_jax.models.layers.linear import Linear
 from oclr_jax.models.layers.positions import PositionEmbedding
 from oclr_jax.models.layers.rgb_mask_encoder import RGBMaskEncoder
 from oclr_jax.models.layers.slot_attention import SlotAttention
@@ -195,8 +195,7 @@ class Corrector(nn.Module):
         images = images.reshape(b * t, height, width, 3)
         encoder = RGBMaskEncoder(config.channels[:-1], dtype, name="encoder")
         skips = encoder(images, masks.reshape(1, b * t, height, width, objects))
-        linear = {"dtype": dtype, "kernel_init": dense_kernel, "name": "mix"}
-        mixed = nn.Dense(config.channels[-1], **linear)(maps)
+        mixed = Linear(config.channels[-1], dtype, name="mix")(maps)
         decoder = UNetDecoder(config.channels, objects, True, dtype, False, name="decoder")
         logits = decoder(mixed.reshape(b * t, *grid, -1), skips)
         return CorrectorOutput(logits.reshape(b, t, height, width, -1), reconstruction, alphas)
@@ -240,7 +239,7 @@ class Corrector(nn.Module):
         channels = queries.shape[-1]
 
         def dense(size, name, x):
-            return nn.Dense(size, dtype=dtype, kernel_init=dense_kernel, name=name)(x)
+            return Linear(size, dtype, name=name)(x)
 
         space = PositionEmbedding(channels, dtype, name="broadcast_position")(grid)
         hidden = nn.relu(dense(channels, "reconstruction", queries[:, :, :, None, None] + space))
@@ -262,10 +261,10 @@ class Corrector(nn.Module):
         """Features to upsample: of each object from its maps, the objects' concatenated."""
         config, dtype = self.config, targets.dtype
         b, t, _, channels = targets.shape
-        linear = {"dtype": dtype, "kernel_init": dense_kernel, "name": "map_linear"}
         size = config.channels[-1]
+        linear = Linear(size, dtype, name="map_linear")
         if config.masks_from == "dense":
-            return nn.relu(nn.Dense(size, **linear)(queries)).reshape(b, t, *grid, size)
+            return nn.relu(linear(queries)).reshape(b, t, *grid, size)
         if config.masks_from == "alphas":
             maps = alpha_logits[:, : config.objects].astype(dtype)
         else:
@@ -275,7 +274,7 @@ class Corrector(nn.Module):
             )
             keys = targets.reshape(b, t, *grid, config.heads, -1)
             maps = jnp.einsum("bktnd,bthwnd->bkthwn", queries, keys)
-        maps = nn.relu(nn.Dense(size, **linear)(maps))
+        maps = nn.relu(linear(maps))
         return jnp.moveaxis(maps, 1, 4).reshape(b, t, *grid, -1)
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from oclr_jax.models.backbones import OWN, own_backbone
 from oclr_jax.models.layers.initializers import dense_kernel
+from oclr_jax.models.layers.linear import Linear
 from oclr_jax.models.layers.rgb_mask_encoder import RGBMaskEncoder
 from oclr_jax.models.oclr.transformer import EncoderLayer
 from oclr_jax.models.oclr.unet import UNetDecoder
@@ -157,8 +158,7 @@ class Selector(nn.Module):
         objects = count // features.shape[0]
         features = jnp.tile(features, (objects, 1, 1, 1, 1)).astype(bottleneck.dtype)
         joined = jnp.concatenate([bottleneck, features], axis=-1)
-        linear = {"kernel_init": dense_kernel, "dtype": bottleneck.dtype}
-        tokens = nn.Dense(channels, name="projection", **linear)(joined)
+        tokens = Linear(channels, bottleneck.dtype, name="projection")(joined)
         frames = jnp.full(features.shape[:1], t) if length is None else jnp.tile(length, objects)
         # In float32: coordinates such as 2/29 are inexact in bfloat16.
         position = nn.Dense(channels, kernel_init=dense_kernel, name="position")

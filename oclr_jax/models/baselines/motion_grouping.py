@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from oclr_jax.models.layers.initializers import conv_kernel, dense_kernel
+from oclr_jax.models.layers.linear import add_bias
 from oclr_jax.models.layers.norms import instance_norm
 from oclr_jax.models.parameters import flatten
 from oclr_jax.models.refinement_config import check_counts, config_from_dict
@@ -217,7 +218,7 @@ class UpsampleBlock(nn.Module):
         shape = (5, 5, x.shape[-1], self.features)
         kernel = self.param("kernel", conv_kernel, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x = upsample_transposed(x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        x = add_bias(upsample_transposed(x, kernel.astype(self.dtype)), bias)
         return nn.relu(AffineInstanceNorm(name="norm")(x))
 
 
@@ -228,7 +229,9 @@ class AffineInstanceNorm(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return instance_norm(x) * scale.astype(x.dtype) + bias.astype(x.dtype)
+        # In float32, so that the gradients of scale and bias are summed in float32.
+        normed = instance_norm(x).astype(jnp.float32)
+        return (normed * scale + bias).astype(x.dtype)
 
 
 def upsample_transposed(

@@ -10,7 +10,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from oclr_jax.models.layers.initializers import attention_kernel, dense_kernel
+from oclr_jax.models.layers.initializers import attention_kernel
+from oclr_jax.models.layers.linear import Linear
 from oclr_jax.models.oclr.transformer import MASKED_SCORE
 
 
@@ -67,7 +68,7 @@ class SlotAttention(nn.Module):
         channels = queries.shape[-1]
 
         def project(name, x):
-            x = nn.Dense(channels, dtype=self.dtype, kernel_init=attention_kernel, name=name)(x)
+            x = Linear(channels, self.dtype, attention_kernel, name=name)(x)
             return x.reshape(*x.shape[:-1], self.heads, -1)
 
         query, key, value = project("query", queries), project("key", keys), project("value", keys)
@@ -75,5 +76,4 @@ class SlotAttention(nn.Module):
         scores = jnp.einsum("bqhd,bfnhd->bhqfn", query, key, preferred_element_type=jnp.float32)
         weights = slot_weights(scores, hidden, valid, self.compete).astype(value.dtype)
         update = jnp.einsum("bhqfn,bfnhd->bqhd", weights, value).reshape(queries.shape)
-        output = nn.Dense(channels, dtype=self.dtype, kernel_init=dense_kernel, name="output")
-        return output(update)
+        return Linear(channels, self.dtype, name="output")(update)

@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from oclr_jax.models.layers.initializers import dense_kernel
+from oclr_jax.models.layers.linear import Linear
 from oclr_jax.models.layers.positions import PositionEmbedding
 from oclr_jax.models.oclr.transformer import DecoderLayer, EncoderLayer
 from oclr_jax.models.oclr.unet import UNetDecoder, UNetEncoder
@@ -160,7 +161,10 @@ class OCLR(nn.Module):
         """The transformer encoder: tokens with context from the other frames, `b t h w c`."""
         config, dtype = self.config, features.dtype
         b, t, h, w, c = features.shape
-        features = features + PositionEmbedding(c, dtype, name="position")((t, h, w))
+        # Sums of a parameter and its gradients over clips and frames are float32, as those of
+        # biases (`oclr_jax.models.layers.linear`).
+        position = PositionEmbedding(c, name="position")((t, h, w))
+        features = (features.astype(jnp.float32) + position).astype(dtype)
         tokens = features.reshape(b, t * h * w, c)
         layer = nn.remat(EncoderLayer, static_argnums=(2, 3)) if config.remat else EncoderLayer
         sizes = (config.heads, config.feedforward, config.dropout, dtype)
@@ -173,9 +177,9 @@ class OCLR(nn.Module):
         config, dtype = self.config, encoded.dtype
         b, t, _, _, c = encoded.shape
         embedding = self.param("query", nn.initializers.normal(1.0), (config.queries, c))
-        time = PositionEmbedding(c, dtype, name="query_time")((t,))
-        queries = (embedding.astype(dtype)[:, None] + time).reshape(-1, c)
-        queries = jnp.broadcast_to(queries, (b, *queries.shape))
+        time = PositionEmbedding(c, name="query_time")((t,))
+        queries = (embedding[:, None] + time).reshape(-1, c)
+        queries = jnp.broadcast_to(queries, (b, *queries.shape)).astype(dtype)
         memory = encoded.reshape(b, -1, c)
         layer = nn.remat(DecoderLayer, static_argnums=(3,)) if config.remat else DecoderLayer
         sizes = (config.heads, config.feedforward, config.dropout, dtype)
@@ -197,8 +201,7 @@ class OCLR(nn.Module):
         self.sow("intermediates", "query_maps", maps.mean(axis=-1) / np.sqrt(decoded.shape[-1]))
         maps = maps.reshape(*maps.shape[:4], -1).astype(encoded.dtype)
         channels = self.config.channels[-1]
-        linear = nn.Dense(channels, dtype=maps.dtype, kernel_init=dense_kernel, name="map_linear")
-        return nn.relu(linear(maps))
+        return nn.relu(Linear(channels, maps.dtype, name="map_linear")(maps))
 
     def _order(self, decoded: Float[Array, "b k t c"]) -> Float[Array, "b k"]:
         """Pseudo-depth per layer, from its maximum response over time; lowest = front."""

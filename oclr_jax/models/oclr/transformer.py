@@ -12,7 +12,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from oclr_jax.models.layers.initializers import attention_kernel, dense_kernel
+from oclr_jax.models.layers.initializers import attention_kernel
+from oclr_jax.models.layers.linear import Linear
 
 NORM_EPSILON = 1e-5
 # Finite, so that a row whose keys are all masked (a clip of one frame) is a plain mean, not NaN.
@@ -162,7 +163,7 @@ class MultiHeadAttention(nn.Module):
         channels = tokens.shape[-1]
 
         def project(name, x):
-            x = nn.Dense(channels, dtype=self.dtype, kernel_init=attention_kernel, name=name)(x)
+            x = Linear(channels, self.dtype, attention_kernel, name=name)(x)
             return x.reshape(*x.shape[:2], self.heads, -1).transpose(2, 0, 1, 3)
 
         query = project("query", tokens)
@@ -171,7 +172,7 @@ class MultiHeadAttention(nn.Module):
         random_key = self.make_rng("dropout") if dropping else None
         heads = attend_in_parts(query, key, value, random_key, self.dropout, frames, valid)
         heads = heads.transpose(1, 2, 0, 3).reshape(tokens.shape)
-        return nn.Dense(channels, dtype=self.dtype, kernel_init=dense_kernel, name="output")(heads)
+        return Linear(channels, self.dtype, name="output")(heads)
 
 
 class FeedForward(nn.Module):
@@ -183,8 +184,8 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], *, train: bool) -> Float[Array, "b n c"]:
-        hidden = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=dense_kernel, name="linear1")
-        output = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=dense_kernel, name="linear2")
+        hidden = Linear(self.hidden, self.dtype, name="linear1")
+        output = Linear(x.shape[-1], self.dtype, name="linear2")
         x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(hidden(x)))
         return output(x)
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from oclr_jax.models.layers.folding import block_diagonal, fold, frames_together, unfold
 from oclr_jax.models.layers.initializers import MASK_LOGIT_BIAS, conv_kernel, transposed_kernel
+from oclr_jax.models.layers.linear import add_bias
 from oclr_jax.models.layers.norms import instance_norm
 
 LEAKY_SLOPE = 0.01
@@ -90,9 +91,9 @@ class Upsample(nn.Module):
         shape = (c // self.frames, 2, 2, self.features)
         kernel = self.param("kernel", transposed_kernel, shape).astype(self.dtype)
         kernel = block_diagonal(kernel.transpose(1, 2, 0, 3), self.frames)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = jnp.einsum("nhwc,ijcd->nhiwjd", x, kernel)
-        return x.reshape(n, 2 * h, 2 * w, -1) + jnp.tile(bias, self.frames)
+        return add_bias(x.reshape(n, 2 * h, 2 * w, -1), jnp.tile(bias, self.frames))
 
 
 class MaskLogits(nn.Module):
@@ -107,8 +108,8 @@ class MaskLogits(nn.Module):
         shape = (x.shape[-1] // self.frames, self.features)
         kernel = self.param("kernel", conv_kernel, shape).astype(self.dtype)
         start = nn.initializers.constant(MASK_LOGIT_BIAS)
-        bias = self.param("bias", start, (self.features,)).astype(self.dtype)
-        return x @ block_diagonal(kernel, self.frames) + jnp.tile(bias, self.frames)
+        bias = self.param("bias", start, (self.features,))
+        return add_bias(x @ block_diagonal(kernel, self.frames), jnp.tile(bias, self.frames))
 
 
 class UNetEncoder(nn.Module):
