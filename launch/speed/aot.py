@@ -94,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="oclr", help="oclr, selector or corrector, with variants after a colon"
     )
+    parser.add_argument("--accumulate", type=int, default=1, help="parts of the clips of a chip")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=["train"])
     parser.add_argument("--largest", type=int, default=0, help="print so many large operations")
     parser.add_argument("--compare", type=Path, help="JSON of an earlier run")
@@ -101,6 +102,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Prints the counts of every program and topology."""
+    if options.accumulate < 1 or options.batch_size % options.accumulate:
+        raise UserError(
+            f"{options.batch_size} clips cannot be split into {options.accumulate} equal parts; "
+            "choose an --accumulate that divides --batch_size."
+        )
     rows = {}
     for topology in options.topology:
         chips = open_topology(topology)
@@ -112,6 +118,8 @@ def main(options: argparse.Namespace) -> None:
             program = Program(compiled.as_text())
             figures = count(compiled, program, CHIPS[topology.partition(":")[0]])
             what = name if options.model == "oclr" else f"{options.model} {name}"
+            if options.accumulate > 1 and name.startswith("train"):
+                what += f" in {options.accumulate} parts"
             rows[f"{what}, {topology}, {options.batch_size} per chip"] = {
                 "seconds to compile": seconds,
                 **figures,
@@ -202,7 +210,8 @@ def lower(program: str, chips: list[Any], options: argparse.Namespace) -> jax.st
     state = jax.eval_shape(
         lambda: init_state(task.init_variables(0), make_optimizer(optimizer, _STEPS), ema=False)
     )
-    step = compile_step(task, optimizer, _STEPS, devices, seed=0)
+    parts = options.accumulate
+    step = compile_step(task, optimizer, _STEPS, devices, seed=0, accumulate=parts)
     if devices.parallel == "pmap":
         return step.lower(state, variables.frozen, _batch(fields, (len(chips), clips)))
     batch = _batch(fields, (len(chips) * clips,))

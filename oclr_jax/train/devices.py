@@ -42,8 +42,13 @@ class Devices:
 
     def __str__(self) -> str:
         """For example "cpu", or "8 gpu devices (jit)"."""
-        kind, count = self.mesh.devices.flat[0].platform, self.mesh.size
+        kind, count = self.platform, self.mesh.size
         return kind if count == 1 else f"{count} {kind} devices ({self.parallel})"
+
+    @property
+    def platform(self) -> str:
+        """Kind of the devices: "cpu", "gpu" or "tpu"."""
+        return self.mesh.devices.flat[0].platform
 
     def replicate(self, tree: Any) -> Any:
         """Puts host values, the same in every process, whole on every device."""

@@ -47,6 +47,7 @@ def compile_step(
         seed=seed,
         ema_decay=ema_decay,
         accumulate=accumulate,
+        unroll=devices.platform == "cpu",
         groups=optimizer.groups,
         axis_name=AXIS,
     )

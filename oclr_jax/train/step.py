@@ -21,6 +21,7 @@ def make_train_step(
     seed: int,
     ema_decay: float = 0.0,
     accumulate: int = 1,
+    unroll: bool = True,
     groups: Sequence[tuple[str, float]] = (),
     axis_name: str | None = None,
 ) -> Callable[[TrainState, Any, Mapping[str, Any]], tuple[TrainState, Metrics]]:
@@ -39,6 +40,8 @@ def make_train_step(
       accumulate: parts of the batch whose gradients are computed one after the other and averaged;
         it divides the number of examples that the function gets. Batch statistics are those of a
         part.
+      unroll: write out the loop over the parts. For CPUs, where a loop makes convolutions several
+        times slower.
       groups: as `OptimizerConfig.groups`; frozen groups get no gradient.
       axis_name: of the mapped axis of devices, where the function gets the examples of one device.
         None: it gets the whole batch.
@@ -67,14 +70,13 @@ def make_train_step(
             grads, aux = gradient_of(part)
             return jax.tree.map(jnp.add, total, grads), aux
 
-        # No loop for a single part; and an unrolled one on a CPU, where a loop makes convolutions
-        # several times slower.
+        # No loop for a single part.
         if accumulate == 1:
             total, aux = gradient_of(jax.tree.map(lambda x: x[0], parts))
             aux = jax.tree.map(lambda x: x[None], aux)
         else:
-            zeros, on_cpu = jax.tree.map(jnp.zeros_like, state.params), _on_cpu()
-            total, aux = jax.lax.scan(add, zeros, parts, unroll=on_cpu)
+            zeros = jax.tree.map(jnp.zeros_like, state.params)
+            total, aux = jax.lax.scan(add, zeros, parts, unroll=unroll)
         # Averaged over the devices here, outside of what is differentiated, and once: the gradient
         # of a mean over devices is something else, and Adam would hide a constant factor.
         grads = mean(jax.tree.map(lambda x: x[None] / accumulate, total))
@@ -102,10 +104,6 @@ def make_train_step(
         return _if_finite(metrics, updated, state.replace(step=state.step + 1)), metrics
 
     return step
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
 
 
 def _if_finite(metrics: Metrics, updated: TrainState, skipped: TrainState) -> TrainState:

@@ -138,23 +138,36 @@ def test_an_unknown_chip_is_refused():
         aot.main(parse("--topology", "v9:2x2"))
 
 
+def test_parts_that_do_not_divide_the_clips_are_refused():
+    with pytest.raises(UserError, match="8 clips cannot be split into 3 equal parts"):
+        aot.main(parse("--batch_size", "8", "--accumulate", "3"))
+
+
+# The chips of one host: a small one and a whole one.
+HOSTS = ("v5e:2x2", "v5e:2x4")
+
+
 @pytest.mark.aot
-def test_programs_compile_for_a_tpu(tmp_path, capsys):
+def test_programs_compile_for_a_tpu(tmp_path):
     if not importlib.util.find_spec("libtpu"):
         pytest.skip("needs the extra `aot`")
     tiny = ["--frames", "2", "--height", "32", "--width", "48", "--channels", "8", "8", "16"]
     file = tmp_path / "rows.json"
-    aot.main(parse(*tiny, "--programs", *aot.PROGRAMS, "--json", str(file)))
+    both = ["--programs", "train", "train_pmap", "--json", str(file)]
+    aot.main(parse(*tiny, "--topology", *HOSTS, *both))
+    aot.main(parse(*tiny, "--programs", "evaluate", "infer", "--json", str(file)))
     rows = json.loads(file.read_text())["rows"]
-    train, mapped, evaluate, infer = rows.values()
-    # The same step in the same memory, and the same exchange of float32 gradients: at least all
-    # parameters once.
-    assert mapped["temporaries"] == pytest.approx(train["temporaries"], rel=0.05)
-    assert mapped["MB exchanged"] == pytest.approx(train["MB exchanged"], rel=0.01)
     config = aot.model_config(parse(*tiny))
     size = sum(math.prod(shape) for shape in parameter_shapes(config).values())
-    assert train["MB exchanged"] >= 4 * size / 1e6
-    assert train["collectives"] > 0
+    for host in HOSTS:
+        train, mapped = (rows[f"{name}, {host}, 1 per chip"] for name in ("train", "train_pmap"))
+        # The same step in the same memory, and the same exchange of float32 gradients: at least
+        # all parameters once.
+        for memory in ("arguments", "temporaries"):
+            assert mapped[memory] == pytest.approx(train[memory], rel=0.05)
+        assert mapped["collectives"] == train["collectives"] > 0
+        assert mapped["MB exchanged"] == train["MB exchanged"] >= 4 * size / 1e6
+    evaluate, infer = (rows[f"{name}, v5e:2x2, 1 per chip"] for name in ("evaluate", "infer"))
     assert evaluate["collectives"] == infer["collectives"] == 0
     assert train["TFLOP"] > evaluate["TFLOP"] > 0
     aot.main(parse(*tiny, "--programs", "infer", "--compare", str(file)))
