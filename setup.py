@@ -1,19 +1,21 @@
 """Package metadata; the build system and the settings of the tools are in pyproject.toml.
 
-The lower bounds are low, so that a hosted notebook need not replace packages that it has loaded.
-Parts of the test suite ran at them, on Python 3.11. Upper bounds exclude major versions that do
-not exist yet. Tested versions:
+The lower bounds are those of hosted notebooks, whose kernels have loaded packages that must not be
+replaced; tests/test_package.py has their list. Upper bounds exclude major versions that do not
+exist yet. Tested versions:
 
 | Python | jax      | flax    | numpy | scipy  | opencv   | av     |
 |--------|----------|---------|-------|--------|----------|--------|
 | 3.11   | 0.10.2   | 0.12.8  | 2.4.6 | 1.17.1 | 5.0.0.93 | 18.1.0 |
 | 3.12   | 0.12.0.1 | 0.12.12 | 2.5.5 | 1.18.1 | 5.0.0.93 |        |
 | 3.13   | 0.12.0.1 | 0.12.12 | 2.5.5 | 1.18.1 | 5.0.0.93 | 18.1.0 |
+| 3.13   | 0.7.2    | 0.11.2  | 2.1.3 | 1.16.3 | 4.14     | 18.1.0 |
 
-all with grain 0.2.18, array_record 0.8.6 and tensorflow-datasets 4.9.10.
+all with grain 0.2.18, array_record 0.8.6 (0.8.3 with jax 0.7.2) and tensorflow-datasets 4.9.10.
 The whole test suite runs on 3.11. On 3.12 the tests of data sets, flow and weights ran; on 3.13
 those of data loading and generation, flow, weights, the pipeline, video input, tracking and
-refiners.
+refiners; with jax 0.7.2 those of the pipeline, checkpoints, several devices, the training loop, the
+refiner `self`, clips and exported programs.
 """
 
 import re
@@ -39,13 +41,13 @@ setup(
     package_data={"oclr_jax": ["weights/shipped/*.safetensors", "datasets/*.json", "web/static/*"]},
     entry_points={"console_scripts": ["oclr = oclr_jax.cli:main"]},
     install_requires=[
-        # 0.10 is the last jax for Python 3.11.
-        "jax>=0.10.2,<0.13",
-        "flax>=0.12.8,<0.13",
+        # 0.7.2 is that of hosted notebooks; 0.10 is the last jax for Python 3.11.
+        "jax>=0.7.2,<0.13",
+        "flax>=0.11.2,<0.13",
         "optax>=0.2.8",
-        "orbax-checkpoint>=0.12.8,<0.13",
+        "orbax-checkpoint>=0.12.4,<0.13",
         "ml-collections>=1.0",
-        "absl-py>=2.3",
+        "absl-py>=1.4",
         "numpy>=2.0.2,<3",
         "scipy>=1.14.1,<2",
         # The same `cv2` as opencv-python, which needs libGL; servers and containers often lack it.
@@ -56,7 +58,7 @@ setup(
         "pycocotools>=2.0.10",
         "safetensors>=0.5.3",
         "jaxtyping>=0.3.2",
-        "etils[epath]>=1.15",
+        "etils[epath]>=1.14",
         "tqdm>=4.67.1",
         "matplotlib>=3.10",
         "tensorboardX>=2.6.2.2",
@@ -66,7 +68,7 @@ setup(
         "data": [
             "tensorflow-datasets>=4.9.10,<5",
             "grain>=0.2.18,<0.3",
-            "array_record>=0.8.6,<0.9",
+            "array_record>=0.8.3,<0.9",
             # TFDS imports it for builders in packages and does not declare it.
             "importlib_resources>=6.4",
         ],

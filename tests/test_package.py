@@ -11,8 +11,10 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
+from nbclient import NotebookClient
 
 import oclr_jax
 from oclr_jax.video.png import read_ids
@@ -20,19 +22,30 @@ from oclr_jax.video.png import read_ids
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("oclr_jax", "data_pipelines")
 PYTHONS = ("3.11", "3.12", "3.13")
+OURS = ("PYTHON", "JAX", "XLA")  # the settings of the tests, and the way to the checkout
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])"
-# What the kernel of a hosted notebook loads before the first cell runs. If the installation
-# replaced one of them, the notebook would have to be restarted. (jax replaces NumPy 2.0.)
-LOADED = ("numpy==2.2.6", "matplotlib==3.10.0", "pillow==11.3.0")
-# They all install the module `cv2`, and hosted notebooks come with all three.
-OPENCV = (
-    ("opencv-python==4.12.0.88",),
-    (
-        "opencv-contrib-python==4.12.0.88",
-        "opencv-python==4.12.0.88",
-        "opencv-python-headless==4.12.0.88",
+# What hosted notebooks come with: Python, and our dependencies among the packages of Colab's list
+# (github.com/googlecolab/backend-info). The three of OpenCV install the same module `cv2`. If the
+# installation replaced what a kernel has loaded, the notebook would have to be restarted.
+HOSTS = {
+    "numpy 2.1": (
+        "3.13",  # of August 2026
+        ("absl-py==1.4.0", "array_record==0.8.3", "etils==1.14.0", "flax==0.11.2"),
+        ("ipykernel==6.17.1", "jax==0.7.2", "jaxlib==0.7.2", "matplotlib==3.10.0"),
+        ("ml_dtypes==0.6.0", "numpy==2.1.3", "opencv-contrib-python==4.14.0.94"),
+        ("opencv-python==5.0.0.93", "opencv-python-headless==5.0.0.93", "optax==0.2.8"),
+        ("orbax-checkpoint==0.12.4", "pillow==11.3.0", "pycocotools==2.0.11"),
+        ("safetensors==0.8.0", "scipy==1.16.3", "tqdm==4.67.3"),
     ),
-)
+    # The same jax with what came before.
+    "numpy 2.0": (
+        "3.12",
+        ("flax==0.11.2", "ipykernel==6.17.1", "jax==0.7.2", "jaxlib==0.7.2"),
+        ("matplotlib==3.10.0", "numpy==2.0.2", "opencv-contrib-python==4.12.0.88"),
+        ("opencv-python==4.12.0.88", "opencv-python-headless==4.12.0.88", "pillow==11.3.0"),
+        ("scipy==1.16.3",),
+    ),
+}
 # A scene of the training data, in which the shipped weights find both objects. Other versions of
 # OpenCV render other pixels, in which they need not.
 RENDER = """
@@ -49,8 +62,7 @@ with video_writer("clip.mp4", 24, 128, 224) as write:
 
 def run(command: list, folder: Path) -> str:
     """Runs a command that must succeed, as a user would; returns what it prints."""
-    ours = ("PYTHON", "JAX", "XLA")  # the settings of the tests, and the way to the checkout
-    environment = {name: os.environ[name] for name in os.environ if not name.startswith(ours)}
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith(OURS)}
     command = [str(word) for word in command]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -186,15 +198,41 @@ def test_a_clean_environment(
     check_installation(bin, tmp_path, clip)
 
 
+def run_notebook(bin: Path, wheel: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Segments in a kernel of the environment that has loaded its packages before it installs.
+
+    Returns what the cells print.
+    """
+    run([bin / "python", "-m", "ipykernel", "install", "--prefix", bin.parent], folder)
+    monkeypatch.setenv("JUPYTER_PATH", str(bin.parent / "share" / "jupyter"))
+    for name in os.environ:
+        if name.startswith(OURS):
+            monkeypatch.delenv(name)
+    notebook = nbformat.read(ROOT / "colabs" / "segment_a_video.ipynb", as_version=4)
+    (install,) = (cell for cell in notebook.cells if "install" in cell.metadata.get("tags", []))
+    source = "oclr_jax @ git+https://github.com/oclr-jax/oclr_jax"
+    assert source in install.source
+    install.source = install.source.replace(source, str(wheel))
+    loaded = "import cv2, jax, matplotlib.pyplot, numpy, PIL.Image"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(loaded))
+    options = {"kernel_name": "python3", "resources": {"metadata": {"path": folder}}}
+    NotebookClient(notebook, timeout=1800, **options).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(output["text"] for output in outputs if output.output_type == "stream")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("opencv", OPENCV, ids=len)
+@pytest.mark.parametrize("host", HOSTS)
 def test_a_hosted_notebook(
-    dists: dict[str, Path], clip: Path, tmp_path: Path, opencv: tuple[str, ...]
+    dists: dict[str, Path], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
 ):
-    """What a kernel has loaded is not replaced, and other packages of OpenCV do no harm."""
-    bin = environment("3.12", tmp_path)
-    run([bin / "pip", "install", "--quiet", *LOADED, *opencv], tmp_path)
-    run([bin / "pip", "install", "--quiet", dists["wheel"]], tmp_path)
-    installed = run([bin / "pip", "freeze"], tmp_path).splitlines()
-    assert {*LOADED, *opencv} <= set(installed)
+    """Nothing of the host is replaced, and its kernel goes on after the installation."""
+    version, *lines = HOSTS[host]
+    packages = {package for line in lines for package in line}
+    bin = environment(version, tmp_path)
+    run([bin / "pip", "install", "--quiet", *sorted(packages)], tmp_path)
+    printed = run_notebook(bin, dists["wheel"], tmp_path, monkeypatch)
+    assert "objects, front to back: [" in printed and "true object 1: J" in printed
+    assert packages <= set(run([bin / "pip", "freeze"], tmp_path).splitlines())
+    run([bin / "pip", "check"], tmp_path)
     check_installation(bin, tmp_path, clip)
