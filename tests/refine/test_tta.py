@@ -1,6 +1,7 @@
 """Test-time adaptation from end to end, with random weights at a small size."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 
@@ -20,6 +21,7 @@ from oclr_jax.refine.feature_cache import FeatureCache
 from oclr_jax.refine.refiner import REFINERS, RefinerVideo
 from oclr_jax.refine.tta import TTARefiner
 from oclr_jax.video.png import write_ids
+from oclr_jax.video.writer import video_writer
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import save_weights
 from tests.clips import motion_segmenter, moving_clip, square_masks, write_frames
@@ -124,6 +126,30 @@ def test_features_of_a_long_video_stay_on_disk(config, monkeypatch, tmp_path):
     streamed = segment_video(moving_clip(FRAMES), refine=["tta"])
     assert np.array_equal(in_memory.masks, streamed.masks)
     assert list((tmp_path / "caches" / "oclr_jax" / "features").glob("*.features"))
+
+
+def test_memory_does_not_grow_with_the_length_of_the_video(config, monkeypatch, tmp_path):
+    """Features of a long video are on disk; here of every video."""
+    use(monkeypatch, replace(config, steps=1))
+    video = partial(RefinerVideo, feature_cache=FeatureCache(memory_limit=0))
+    monkeypatch.setattr(pipeline, "RefinerVideo", video)
+    frames = moving_clip(20).repeat(3, axis=1).repeat(3, axis=2)
+    there_and_back = np.concatenate([frames, frames[-2:0:-1]])
+    peaks = {}
+    # The first run is not measured: it fills caches that stay.
+    for length in (20, 20, 60):
+        file = tmp_path / f"{length}.mp4"
+        with video_writer(file, 24, *frames.shape[1:3]) as add_frame:
+            for number in range(length):
+                add_frame(there_and_back[number % len(there_and_back)])
+        tracemalloc.start()
+        output = tmp_path / str(length)
+        record = segment_to_folder(file, output, refine=["tta"], overlay=False, overwrite=True)
+        peaks[length] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(record["objects"]) >= 2
+    # Of 40 frames more, each 160 KiB and its features 6 KiB, only the codes of masks may add up.
+    assert peaks[60] - peaks[20] < 40 * 4 * 1024
 
 
 def test_a_video_without_objects_needs_no_features(config, monkeypatch):
