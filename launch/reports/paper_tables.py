@@ -163,11 +163,13 @@ SECOND_PAPER = (
         "davis2017_motion",
         ("DAVIS17-m J",),
         tuple(
-            corrector_row(name, figures, f"model.backbone={backbone}")
-            for name, figures, backbone in (
-                ("MAE", (55.1,), "mae_vitb16"),
-                ("DINO", (60.0,), "dino_vits8"),
-                ("DINOv2", (59.2,), "dinov2_vits14"),
+            corrector_row(
+                name, figures, f"model.backbone={backbone}", f"model.feature_channels={channels}"
+            )
+            for name, figures, backbone, channels in (
+                ("MAE", (55.1,), "mae_vitb16", 768),
+                ("DINO", (60.0,), "dino_vits8", 384),
+                ("DINOv2", (59.2,), "dinov2_vits14", 384),
             )
         ),
     ),

@@ -166,13 +166,17 @@ def test_a_spent_budget_ends_training(video, tmp_path, model):
 
 @pytest.mark.slow
 def test_the_corrector_learns_its_own_masks(video, tmp_path, model, start, weights, monkeypatch):  # noqa: F811
-    """Alone, and then both stages, where the flow model learns from the adapted corrector."""
+    """Alone, and then both stages, where the flow model learns from the adapted corrector.
+
+    The second time without the terms of the reconstruction (second paper, table 15).
+    """
     model(better=True)
     keep = Verdict(True, "said so", 0.0, 1.0)
     monkeypatch.setattr(corrector_stage, "judge", lambda *_: keep)
-    learned, make = [], refine_adapt.make_step
+    learned, losses, make = [], [], refine_adapt.make_step
 
     def spy(*settings):
+        losses.append(settings[-1])
         step, optimizer = make(*settings)
 
         def watched(params, state, example, key):
@@ -206,9 +210,14 @@ def test_the_corrector_learns_its_own_masks(video, tmp_path, model, start, weigh
     assert "of the corrector are kept" in page and page.count("<img") == 1
     assert open_refiners(["appearance"], tmp_path / "out" / "refine")
 
-    both = dataclasses.replace(settings, stages=("corrector", "flow"), corrector_passes=1)
+    assert all(loss.reconstruction > 0 and loss.alpha > 0 for loss in losses)
+    losses.clear()
+    both = dataclasses.replace(
+        settings, stages=("corrector", "flow"), corrector_passes=1, reconstruction=False
+    )
     record = adapt([video], tmp_path / "both", refine_weights=weights, settings=both)
     assert list(record["results"]) == ["corrector", "flow"]
+    assert losses and not any(loss.reconstruction or loss.alpha for loss in losses)
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,10 @@ def test_a_step_learns_the_labels_of_exemplar_frames_alone():
 @pytest.mark.slow
 def test_the_video_is_learned_and_nothing_else_changes(weights, monkeypatch):  # noqa: F811
     monkeypatch.setattr(Adapt, "training", CorrectorTraining(steps=3, learning_rate=1e-3))
-    seen, make = [], make_step
+    seen, losses, make = [], [], make_step
 
     def spy(*settings):
+        losses.append(settings[-1])
         step, optimizer = make(*settings)
 
         def watched(params, state, one, key):
@@ -82,6 +83,12 @@ def test_the_video_is_learned_and_nothing_else_changes(weights, monkeypatch):  #
         np.testing.assert_array_equal(one.known[0], exemplar)
     again = segment_video(frames, refine=["appearance"], **options)
     np.testing.assert_array_equal(again.masks, before.masks)
+    less = segment_video(frames, refine=["appearance", "adapt:no-reconstruction"], **options)
+    assert [r.record["settings"]["refiners"][-1]["reconstruction"] for r in (result, less)] == [
+        1,
+        0,
+    ]
+    assert len(seen) == 6 and losses[0].reconstruction > 0 == losses[1].reconstruction
 
 
 def test_adapt_alone_is_refused(weights):  # noqa: F811
