@@ -60,6 +60,7 @@ CHIPS = {
     "v6e": Chip(918, 1640, 32),
     "h100": Chip(989, 3352, 80),
 }
+_GPUS = ("h100",)
 # What the compiler asks a GPU for, as the driver of an H100 SXM answers.
 _H100 = """
 gpu_device_info {
@@ -141,7 +142,7 @@ def fitting(rows: dict[str, dict[str, float]]) -> list[str]:
     """A table of the most clips per chip that fit each kind of chip.
 
     For every program and topology that is compiled for two numbers of clips: the memory of other
-    numbers lies on the line through these two, and other kinds of chips are taken to need as much.
+    numbers lies on the line through these two. All TPUs are taken to need as much, but not GPUs.
     """
     sizes: dict[str, dict[int, float]] = {}
     for name, figures in rows.items():
@@ -154,8 +155,14 @@ def fitting(rows: dict[str, dict[str, float]]) -> list[str]:
         if few == many:
             continue
         each = (needed[many] - needed[few]) / (many - few)
-        fit = (int(few + (chip.gigabytes - needed[few]) // each) for chip in CHIPS.values())
-        lines.append(f"| {program} | {' | '.join(str(max(clips, 0)) for clips in fit)} |")
+        kind = program.rpartition(", ")[2].partition(":")[0]
+        fit = (
+            str(max(int(few + (chip.gigabytes - needed[few]) // each), 0))
+            if (name in _GPUS) == (kind in _GPUS)
+            else ""
+            for name, chip in CHIPS.items()
+        )
+        lines.append(f"| {program} | {' | '.join(fit)} |")
     if lines:
         chips = (f"{name}, {chip.gigabytes} GB" for name, chip in CHIPS.items())
         head = f"| most clips per chip | {' | '.join(chips)} |"
@@ -179,7 +186,7 @@ def open_topology(name: str) -> list[Any]:
     # A program for other chips can be written to the cache of compiled programs, but not read.
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        if kind == "h100":
+        if kind in _GPUS:
             # One process on one machine with so many GPUs.
             target = {"target_config": _H100, "topology": f"1x1x{int(grid)}"}
             return topologies.get_topology_desc(platform="cuda", topology_name="", **target).devices
