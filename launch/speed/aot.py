@@ -5,8 +5,9 @@ compiler for TPUs, `pip install jax-cuda12-pjrt` that for GPUs (`h100:8`), which
 Every figure is the compiler's count for one chip and one step, none a measured time:
 
   arguments, temporaries   GiB in the chip's memory
-  TFLOP                    arithmetic, as XLA counts it
-  GB accessed              operands and results of all operations, also those in on-chip memory
+  TFLOP                    arithmetic, as XLA counts it: of a loop (`--accumulate`) one round
+  GB accessed              operands and results of all operations, also those in on-chip memory,
+                           of a loop one round
   GB in main memory        of these, what lies in the chip's main memory, with padding to tiles
   arithmetic, memory (ms)  these counts over the chip's published peaks; the larger one bounds the
                            step from below
