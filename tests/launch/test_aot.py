@@ -9,6 +9,7 @@ import pytest
 
 from launch.speed import aot
 from launch.speed.hlo import Program, array_bytes
+from launch.speed.measure import model_config
 from oclr_jax.errors import UserError
 from oclr_jax.models.oclr import parameter_shapes
 
@@ -158,7 +159,7 @@ def test_programs_compile_for_a_tpu(tmp_path):
     aot.main(parse(*tiny, "--topology", *HOSTS, *both))
     aot.main(parse(*tiny, "--programs", "evaluate", "infer", "--json", str(file)))
     rows = json.loads(file.read_text())["rows"]
-    config = aot.model_config(parse(*tiny))
+    config = model_config(parse(*tiny))
     size = sum(math.prod(shape) for shape in parameter_shapes(config).values())
     for host in HOSTS:
         train, mapped = (rows[f"{name}, {host}, 1 per chip"] for name in ("train", "train_pmap"))
