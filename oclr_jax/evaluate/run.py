@@ -214,6 +214,8 @@ def _evaluate_sequence(
     flows = [] if results else sequence_flows(runs[0].segmenter, sequence, flow)
     for run in runs:
         protocols, output = run.protocols, run.output
+        if sequence.name in output.records:  # stopped between two runs
+            continue
         if run.segmenter is None:
             found = read_results(results, sequence, truth, protocols)
         else:

@@ -196,9 +196,9 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
         evaluate(root, output=output)
     assert not (output / "metrics.json").exists()
     report = evaluate(root, output=output)
-    # The model and the baseline, each once; the sequence that was stopped again.
-    assert asked == ["first"] * 2 + ["second"] * 4
-    assert evaluate(root, output=output) == report and len(asked) == 6
+    # The model and the baseline, each once; the baseline again where it was stopped.
+    assert asked == ["first"] * 2 + ["second"] * 3
+    assert evaluate(root, output=output) == report and len(asked) == 5
     assert report["sequences"] == evaluate(root)["sequences"]
     arguments = ["--data", str(root), "--output", str(output), "--protocol", "union"]
     assert cli.main(["evaluate", "--dataset", "folder", *arguments]) == 2

@@ -8,7 +8,7 @@ import pytest
 from oclr_jax.datasets.layouts import BenchmarkSequence
 from oclr_jax.errors import UserError
 from oclr_jax.evaluate import evaluate_dataset
-from oclr_jax.evaluate.predictions import predict_sequence, with_gap
+from oclr_jax.evaluate.predictions import predict_sequence, sequence_flows, with_gap
 from oclr_jax.evaluate.synthetic import SyntheticSequence, score_synthetic
 from oclr_jax.flow import from_settings, gap_flows, resize_flow
 from oclr_jax.models.oclr import parameter_shapes
@@ -66,7 +66,7 @@ def test_flow_that_is_stored_with_a_dataset_is_taken_at_that_gap(weights):
         flow=lambda: stored,
     )
     spy = dataclasses.replace(segmenter, predict=predict)
-    predict_sequence(spy, sequence, None, ["paper"])
+    predict_sequence(spy, sequence, sequence_flows(spy, sequence, None), ["paper"])
     (gap,) = segmenter.info.model.gaps
     channels = slice(0, 2) if gap == 2 else slice(2, 4)
     expected = resize_flow(stored[..., channels], 32, 48)

@@ -9,12 +9,12 @@ from oclr_jax.models.layers.initializers import dense_kernel
 
 
 def add_bias(x: Float[Array, "*s c"], bias: Float[Array, "c"]) -> Float[Array, "*s c"]:
-    """Adds a float32 bias in float32; the result has the type of `x`.
+    """Adds a bias in the more exact type of the two; the result has the type of `x`.
 
     The gradient of the bias is a sum over all pixels or tokens. In bfloat16, some compilers stop
     counting where a term is less than a 256th of the sum.
     """
-    return (x.astype(jnp.float32) + bias).astype(x.dtype)
+    return (x.astype(jnp.promote_types(x.dtype, bias.dtype)) + bias).astype(x.dtype)
 
 
 class Linear(nn.Module):
