@@ -26,7 +26,7 @@ from ml_collections import config_flags
 
 from oclr_jax.errors import UserError
 from oclr_jax.train.data import naming_read_errors
-from oclr_jax.train.devices import check_batch
+from oclr_jax.train.devices import check_batch, overlap_exchanges
 from oclr_jax.train.interrupts import StopSignal
 from oclr_jax.train.loop import train
 from oclr_jax.train.processes import failing_together, join_processes
@@ -56,6 +56,7 @@ def main(argv: list[str]) -> int:
     try:
         if len(argv) > 1:
             raise UserError(f"{argv[1]} is not an option; options begin with --.")
+        overlap_exchanges()
         join_processes(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
         check_batch(config.batch_size, config.accumulate)
         with failing_together(), naming_read_errors():

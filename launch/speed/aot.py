@@ -11,7 +11,8 @@ Every figure is the compiler's count for one chip and one step, none a measured 
   GB in main memory        of these, what lies in the chip's main memory, with padding to tiles
   arithmetic, memory (ms)  these counts over the chip's published peaks; the larger one bounds the
                            step from below
-  collectives, MB          number and size of the exchanges between chips
+  collectives, MB          number and size of the exchanges between chips; of these MB, those
+                           that are exchanged while the chip computes
 
 A second table has the most clips that fit each chip, for programs of which the first has two sizes:
 on the line through both. An existing file of `--json` keeps its other rows.
@@ -40,7 +41,7 @@ from launch.speed.hlo import Program
 from launch.speed.measure import add_model_arguments, report
 from oclr_jax.errors import UserError
 from oclr_jax.models.layers.folding import TPU_LANES
-from oclr_jax.train.devices import AXIS, Devices
+from oclr_jax.train.devices import AXIS, Devices, overlap_exchanges
 from oclr_jax.train.fit import compile_step
 from oclr_jax.train.schedule import OptimizerConfig, make_optimizer
 from oclr_jax.train.state import init_state
@@ -182,6 +183,7 @@ def open_topology(name: str) -> list[Any]:
         raise UserError(f"There is no chip {kind!r}; choose one of {', '.join(CHIPS)}.")
     # Without it the compiler asks the network which machine it runs on.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    overlap_exchanges()
     # Nothing runs; without it jax looks for a TPU in this machine.
     jax.config.update("jax_platforms", "cpu")
     # A program for other chips can be written to the cache of compiled programs, but not read.
@@ -247,6 +249,7 @@ def count(compiled: jax.stages.Compiled, program: Program, chip: Chip) -> dict[s
         "memory (ms)": 1e3 * moved / chip.gigabytes_per_second,
         "collectives": sum(number for number, _ in exchanges),
         "MB exchanged": sum(size for _, size in exchanges) / 1e6,
+        "MB overlapped": program.overlapped() / 1e6,
     }
 
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -34,6 +34,9 @@ _BITS = {"pred": 8, "token": 0}
 _COMPUTATION = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+# Fusions that exchange arrays beside their own work.
+_STARTS, _ENDS = "async-collective-start", "async-collective-done"
+_CARRIED = re.compile(rf"^%({_STARTS}|{_ENDS})|calls=%async_collective_fusion")
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
 
 
@@ -88,8 +91,23 @@ class Program:
 
     def collectives(self) -> dict[str, tuple[int, int]]:
         """Number and bytes of the collectives that a run performs, by kind."""
-        totals = dict.fromkeys(COLLECTIVES, (0, 0))
+        return self._exchanges([*self._executed(), *self._begun()])
+
+    def overlapped(self) -> int:
+        """Bytes of the collectives that run beside other operations, as one fusion with them."""
+        return sum(size for _, size in self._exchanges(self._begun()).values())
+
+    def _begun(self) -> Iterator[tuple[Instruction, int]]:
+        """The insides of fusions that start a collective; other fusions carry and end it."""
         for instruction, times in self._executed():
+            if instruction.kind == "fusion" and instruction.name.startswith(_STARTS):
+                yield from ((inside, times) for inside in self._callee(instruction))
+
+    def _exchanges(
+        self, instructions: Iterable[tuple[Instruction, int]]
+    ) -> dict[str, tuple[int, int]]:
+        totals = dict.fromkeys(COLLECTIVES, (0, 0))
+        for instruction, times in instructions:
             kind = instruction.kind.removesuffix("-start")
             if kind in totals:
                 shape = instruction.shape
@@ -166,8 +184,25 @@ class Program:
             written = array_bytes(result)
             return written + min(array_bytes(first), array_bytes(result, anywhere=True))
         shapes = [self._shapes.get(name, "") for name in instruction.operands]
+        if _CARRIED.search(f"%{instruction.name} {instruction.attributes}"):
+            return self._beside_a_collective(instruction, shapes)
         reads = sum(self._read(instruction, i, shape) for i, shape in enumerate(shapes))
         return reads + self._written(instruction)
+
+    def _beside_a_collective(self, fusion: Instruction, shapes: list[str]) -> int:
+        """Bytes of a fusion that starts, carries or ends a collective: what is passed on is free.
+
+        The start reads and writes what is exchanged.
+        """
+        if fusion.name.startswith(_ENDS):
+            return 0
+        places = re.findall(r"\{(\d+)\}: \((\d+), ", fusion.attributes.partition("calls=")[0])
+        results = {int(result) for result, _ in places}
+        starts = fusion.name.startswith(_STARTS)
+        operands = set() if starts else {int(operand) for _, operand in places}
+        read = sum(self._read(fusion, i, s) for i, s in enumerate(shapes) if i not in operands)
+        written = (s for i, s in enumerate(_arrays(fusion.shape)) if i not in results)
+        return read + sum(map(array_bytes, written))
 
     def _read(self, user: Instruction, place: int, shape: str) -> int:
         """Bytes that `user` reads of its operand at `place`."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from data_pipelines.loaders.clip_transforms import (
@@ -128,15 +129,17 @@ def make_batches(
     gaps: Sequence[int],
     settings: AdaptSettings,
     part: int,
-    devices: int = 1,
 ) -> Iterator[Batch]:
-    """An endless stream of batches, the same for the same settings, part and number of devices.
+    """An endless stream of this process's batches for its devices.
+
+    It is the same for the same settings, part, process and number of devices.
 
     In the share of each device, clips of the footage come first, each at one of `settings.gaps`
     times the model's gaps; then rendered clips. All are augmented. Videos are drawn evenly,
     whatever their length.
     """
-    rng = np.random.default_rng((settings.seed, part))
+    rng = np.random.default_rng((settings.seed, part, jax.process_index()))
+    devices = jax.local_device_count()
     by_video: dict[int, list[ClipPlace]] = {}
     for place in places:
         by_video.setdefault(place.video, []).append(place)

@@ -65,6 +65,7 @@ def adapt_corrector(work: Work, number: int, models: Models) -> tuple[Models, di
         with work.state.timed("corrector"):
             params, _ = work.state.params(name, "corrector", start.model.info, train)
         done += 1
+        work.print_time_left("corrector", trained + 1, passes * work.settings.rounds)
     adapted = models._replace(correct=with_params(start, params))
     after = work.measured(f"round_{number}_corrected", adapted, refined=True)
     verdict = judge(work.names, before, after, work.held)

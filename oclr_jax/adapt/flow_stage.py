@@ -11,7 +11,7 @@ from oclr_jax.adapt.clips import ClipPlace, choose_clips, make_batches
 from oclr_jax.adapt.guard import Verdict, judge, score
 from oclr_jax.adapt.labels import Labels, Steadiness
 from oclr_jax.adapt.work import Models, Work
-from oclr_jax.train.devices import local_devices
+from oclr_jax.train.devices import all_devices
 from oclr_jax.train.fit import fit
 from oclr_jax.train.schedule import OptimizerConfig
 from oclr_jax.train.task import Variables
@@ -82,6 +82,7 @@ def _train(
         mean = _mean(start, params, settings.trained_share)
         measured = work.measured(name, Models(mean, None))
         rows.append({"step": step, "agreement": score(measured, work.held), **metrics})
+        work.print_time_left("training", trained + 1, parts * settings.rounds)
         if rows[-1]["agreement"] > best[0]:
             best = rows[-1]["agreement"], mean, measured
     return best
@@ -97,10 +98,8 @@ def _fit(
 ) -> tuple[Any, dict[str, float]]:
     settings = work.settings
     gaps = work.segmenter.info.model.gaps
-    devices = local_devices()
-    batches = make_batches(
-        *(places, labels, work.flows, work.scenes, gaps, settings, part, devices.mesh.size)
-    )
+    devices = all_devices()
+    batches = make_batches(*(places, labels, work.flows, work.scenes, gaps, settings, part))
     optimizer = OptimizerConfig(settings.learning_rate, warmup_steps=_WARMUP, decay="cosine")
     shown = progress(batches, "training", settings.check_every, work.quiet)
     fitted, metrics = fit(

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from oclr_jax.oclr.predict import Segmenter, load_segmenter
 from oclr_jax.ops.losses import LossWeights
 from oclr_jax.refine.correct import Correct
 from oclr_jax.refine.select import Select
+from oclr_jax.train.processes import failing_together, is_lead, own_part, wait_for_all
 from oclr_jax.train.tasks.segmentation import Segmentation
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import save_weights
@@ -59,7 +61,8 @@ def adapt(
     `refine` (selector and corrector), report.html and adapt.json.
 
     An adaptation that was stopped goes on where it was; `state` in the folder holds what is done,
-    at most 0.2 MB per frame on a grid of 64x112.
+    at most 0.2 MB per frame on a grid of 64x112. Several processes (`join_processes`) share the
+    videos and the training; each sees videos and folder at the same place.
 
     Args:
       videos: files, folders of frames, benchmarks built as TFDS datasets. No annotation is read.
@@ -80,8 +83,10 @@ def adapt(
     Raises:
       UserError: a video or the weights cannot be used, or the folder holds other results.
     """
-    settings = settings or AdaptSettings()
-    with locked_output(output) as folder:
+    settings, quiet = settings or AdaptSettings(), quiet or not is_lead()
+    # Process 0 holds the lock for all.
+    output_folder = locked_output(output) if is_lead() else nullcontext(Path(output).resolve())
+    with failing_together(), output_folder as folder:
         if (folder / RECORD).exists():
             raise UserError(f"{output} already has adapted weights; choose another folder.")
         segmenter = load_segmenter(weights, precision)
@@ -110,10 +115,12 @@ def adapt(
         models, results = _adapt(work)
         after = work.labels("after", models)
         record = {**plan, "results": results, "seconds": state.seconds}
-        _save(folder, work, models, record)
-        write_report(folder / REPORT, record, footage, before, after)
-        write_json(folder / RECORD, record)
-        state.remove()
+        if is_lead():
+            _save(folder, work, models, record)
+            write_report(folder / REPORT, record, footage, before, after)
+            write_json(folder / RECORD, record)
+            state.remove()
+        wait_for_all("the adaptation is saved")
     return record
 
 
@@ -187,10 +194,12 @@ def _prepare(
     grid = model.height, model.width
     gaps = tuple(dict.fromkeys(f * gap for f in (1, *settings.gaps) for gap in model.gaps))
     with state.timed("flow"):
-        flows = [
-            store_flow(one, estimator, gaps, grid, state.folder / f"video_{number:04d}", quiet)
-            for number, one in enumerate(footage)
-        ]
+        folders = [state.folder / f"video_{number:04d}" for number in range(len(footage))]
+        places = list(zip(footage, folders, strict=True))
+        for one, folder in own_part(places):
+            store_flow(one, estimator, gaps, grid, folder, quiet)
+        wait_for_all("flow")
+        flows = [store_flow(one, estimator, gaps, grid, folder) for one, folder in places]
     precision = {"remat": False, "compute_dtype": segmenter.precision}
     config = dataclasses.replace(model, frames=settings.frames, **precision)
     scenes = RenderedScenes(settings, grid, model.gaps, estimator)

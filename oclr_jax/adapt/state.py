@@ -1,9 +1,13 @@
-"""What an adaptation has done so far, on disk, so that the same command goes on after a stop."""
+"""What an adaptation has done so far, on disk, so that the same command goes on after a stop.
+
+Several processes share the folder: each makes its part of the arrays, and process 0 writes what all
+of them make together.
+"""
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +17,7 @@ import numpy as np
 
 from oclr_jax.errors import UserError
 from oclr_jax.files import replacing, write_json
+from oclr_jax.train.processes import is_lead, own_part, wait_for_all
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import load_weights, save_weights
 
@@ -32,7 +37,9 @@ class State:
           UserError: the folder belongs to an adaptation with another plan, or is damaged.
         """
         self.folder, path = folder, folder / "plan.json"
-        if path.exists():
+        begun = path.exists()
+        wait_for_all("the state is looked for")
+        if begun:
             before = _read_json(path)
             other = [name for name in plan if before.get(name) != plan[name]]
             if other:
@@ -40,25 +47,23 @@ class State:
                     f"{folder.parent} has an unfinished adaptation with other {', '.join(other)}; "
                     "give the command that began it, or choose another folder."
                 )
-        else:
+        elif is_lead():
             write_json(path, plan)
-        self._seconds: dict[str, float] = self.json("seconds", dict)
+        seconds = folder / "seconds.json"
+        self._seconds: dict[str, float] = _read_json(seconds) if seconds.exists() else {}
+        wait_for_all("the state is open")
 
-    def arrays(self, name: str, kind: type[Arrays], make: Callable[[], Arrays]) -> Arrays:
-        """Named arrays, stored before or made now."""
-        path = self.folder / f"{name}.npz"
-        if not path.exists():
-            with replacing(path) as temporary:
-                np.savez_compressed(temporary, **make()._asdict())
-        with np.load(path) as stored:
-            return kind(**stored)
-
-    def json(self, name: str, make: Callable[[], Any]) -> Any:
-        """JSON values, stored before or made now."""
-        path = self.folder / f"{name}.json"
-        if not path.exists():
-            write_json(path, make())
-        return _read_json(path)
+    def arrays(
+        self, name: str, kind: type[Arrays], makes: Sequence[Callable[[], Arrays]]
+    ) -> list[Arrays]:
+        """Named arrays, one record for each of `makes`, stored before or made now."""
+        paths = [self.folder / f"{name}_{number:04d}.npz" for number in range(len(makes))]
+        for path, make in own_part(list(zip(paths, makes, strict=True))):
+            if not path.exists():
+                with replacing(path) as temporary:
+                    np.savez_compressed(temporary, **make()._asdict())
+        wait_for_all(name)
+        return [_read_arrays(path, kind) for path in paths]
 
     def has_params(self, name: str) -> bool:
         """Whether parameters are stored under a name."""
@@ -79,9 +84,11 @@ class State:
           make: returns both.
         """
         path = self.folder / f"{name}.safetensors"
-        if not path.exists():
+        if not self.has_params(name):
             params, metrics = make()
-            save_weights(path, params, replace(info, card=metrics), dtype="float32")
+            if is_lead():
+                save_weights(path, params, replace(info, card=metrics), dtype="float32")
+            wait_for_all(name)
         params, info = load_weights(path, kind)
         return params, info.card
 
@@ -93,7 +100,8 @@ class State:
             yield
         finally:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.monotonic() - start
-            write_json(self.folder / "seconds.json", self._seconds)
+            if is_lead():
+                write_json(self.folder / "seconds.json", self._seconds)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -103,6 +111,11 @@ class State:
     def remove(self) -> None:
         """Removes everything: the adaptation is finished."""
         shutil.rmtree(self.folder)
+
+
+def _read_arrays(path: Path, kind: type[Arrays]) -> Arrays:
+    with np.load(path) as stored:
+        return kind(**stored)
 
 
 def _read_json(path: Path) -> Any:

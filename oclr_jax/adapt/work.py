@@ -1,6 +1,8 @@
 """What the stages of an adaptation share: footage, models, checks, labels and the time left."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +19,7 @@ from oclr_jax.refine.correct import Correct
 from oclr_jax.refine.refiner import Refiner
 from oclr_jax.refine.select import Select
 from oclr_jax.refine.self_refiner import SelfRefiner
+from oclr_jax.train.processes import decided_by_lead, print_once
 from oclr_jax.train.tasks.segmentation import Segmentation
 
 
@@ -68,14 +71,7 @@ class Work:
         segmenter = self.with_params(models.flow)
         refiners = self.refiners(models) if refined else []
         with self.state.timed("checks"):
-            return [
-                self.state.arrays(
-                    f"{name}_steady_{number:04d}",
-                    Steadiness,
-                    lambda one=one, flow=flow: measure(one, flow, segmenter, refiners, self.quiet),
-                )
-                for number, (one, flow) in enumerate(zip(self.footage, self.flows, strict=True))
-            ]
+            return self._for_each_video(f"{name}_steady", Steadiness, measure, segmenter, refiners)
 
     def labels(self, name: str, models: Models) -> list[Labels]:
         """The masks of the pipeline in each video; those of the start are made once."""
@@ -83,16 +79,32 @@ class Work:
         segmenter = self.with_params(models.flow, self.settings.passes)
         refiners = self.refiners(models)
         with self.state.timed("labels"):
-            return [
-                self.state.arrays(
-                    f"{name}_labels_{number:04d}",
-                    Labels,
-                    lambda one=one, flow=flow: make_labels(
-                        one, flow, segmenter, refiners, self.quiet
-                    ),
-                )
-                for number, (one, flow) in enumerate(zip(self.footage, self.flows, strict=True))
-            ]
+            return self._for_each_video(f"{name}_labels", Labels, make_labels, segmenter, refiners)
+
+    def _for_each_video(
+        self, name: str, kind: type, make: Callable, segmenter: Segmenter, refiners: list[Refiner]
+    ) -> list:
+        """What `make` makes of each video."""
+        makes = [
+            partial(make, one, flow, segmenter, refiners, self.quiet)
+            for one, flow in zip(self.footage, self.flows, strict=True)
+        ]
+        return self.state.arrays(name, kind, makes)
+
+    def print_time_left(self, part: str, trained: int, planned: int) -> None:
+        """Prints about how long all trainings of this kind that are left take, and the last labels.
+
+        Args:
+          part: of the work, "training" or "corrector".
+          trained, planned: how often it was done, and will be if the budget allows it.
+        """
+        if self.quiet:
+            return
+        seconds = self.state.seconds
+        each = sum(seconds.get(name, 0.0) for name in (part, "checks")) / trained
+        rest = (planned - trained) * each + seconds.get("labels", 0.0) / self.settings.rounds
+        rest = min(rest, max(self.budget - sum(seconds.values()), 0.0))
+        print_once(f"{part} {trained} of {planned} done, about {rest / 60:.0f} min left")
 
     def out_of_time(self, part: str, trained: int) -> bool:
         """Whether more training, and what comes after it, would take too long.
@@ -105,4 +117,4 @@ class Work:
         rest = seconds.get("labels", 0.0) / self.settings.rounds
         for name in (part, "checks"):
             rest += seconds.get(name, 0.0) / max(trained, 1)
-        return sum(seconds.values()) + rest > self.budget
+        return decided_by_lead(sum(seconds.values()) + rest > self.budget)

@@ -102,7 +102,9 @@ def run(options: argparse.Namespace) -> None:
         settings = dataclasses.replace(settings, steps=parts * part, check_every=part)
     from oclr_jax.adapt.report import verdicts
     from oclr_jax.adapt.run import adapt
+    from oclr_jax.train.processes import is_lead, join_processes
 
+    join_processes()
     record = adapt(
         options.videos,
         options.output,
@@ -114,6 +116,8 @@ def run(options: argparse.Namespace) -> None:
         precision=options.precision,
         quiet=options.quiet,
     )
+    if not is_lead():
+        return
     print(*verdicts(record), sep="\n")
     frames = sum(video["frames"] for video in record["videos"])
     parts = ", ".join(f"{name} {time / frames:.2f}" for name, time in record["seconds"].items())

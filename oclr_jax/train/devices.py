@@ -6,6 +6,7 @@ float32. (Where the compiler inserts the communication, it sums bfloat16 gradien
 same pure step is compiled in one of two modes, `jax.jit` of a `jax.shard_map`, or `jax.pmap`.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,21 @@ from oclr_jax.errors import UserError
 # Name of the mesh's only axis, along which a batch is split.
 AXIS = "data"
 PARALLEL_MODES = ("jit", "pmap")
+# Flags of the TPU compiler. Without them it exchanges all gradients at once, after the backward
+# pass; with them in parts of this size, each while the backward pass goes on.
+_TPU_FLAGS = {
+    "xla_jf_crs_combiner_threshold_in_bytes": "16000000",
+    "xla_enable_async_all_reduce": "true",
+    "xla_tpu_enable_async_collective_fusion": "true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "true",
+}
+
+
+def overlap_exchanges() -> None:
+    """Sets `_TPU_FLAGS`, except those that the environment has; call it before any use of jax."""
+    given = os.environ.get("LIBTPU_INIT_ARGS", "")
+    flags = [f"--{name}={value}" for name, value in _TPU_FLAGS.items() if f"--{name}=" not in given]
+    os.environ["LIBTPU_INIT_ARGS"] = " ".join([*given.split(), *flags])
 
 
 def check_batch(batch_size: int, accumulate: int) -> None:
@@ -119,6 +135,11 @@ def open_devices(parallel: str, batch_size: int, accumulate: int) -> Devices:
         modes = ", ".join(PARALLEL_MODES)
         raise UserError(f"There is no parallel={parallel!r}; choose one of {modes}.")
     check_batch(batch_size, accumulate)
+    return all_devices(parallel)
+
+
+def all_devices(parallel: str = "jit") -> Devices:
+    """All devices of all processes, in the order of the processes."""
     # Sorted, so that the examples of a process are contiguous in the batch.
     ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Devices(Mesh(np.array(ordered), (AXIS,)), parallel)
@@ -127,11 +148,6 @@ def open_devices(parallel: str, batch_size: int, accumulate: int) -> Devices:
 def one_device() -> Devices:
     """The first device of this process alone."""
     return Devices(Mesh(np.array(jax.local_devices()[:1]), (AXIS,)), "jit")
-
-
-def local_devices() -> Devices:
-    """All devices of this process."""
-    return Devices(Mesh(np.array(jax.local_devices()), (AXIS,)), "jit")
 
 
 def on_this_process(tree: Any) -> Any:

@@ -5,13 +5,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import jax
+import numpy as np
 
 # jax has no public interface to the key-value store that its processes share.
 from jax._src import distributed
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from oclr_jax.errors import UserError
@@ -20,6 +23,7 @@ from oclr_jax.errors import UserError
 TPU_FOUND = "TPU_ML_PLATFORM"
 # Keys of the store: the message of the first process that failed, and who is ready to exit.
 _FAILURE, _READY = "oclr_jax/failure", "oclr_jax/ready_to_exit"
+_Item = TypeVar("_Item")
 _POLL_SECONDS, _PATIENCE_SECONDS = 0.5, 10.0
 
 
@@ -74,6 +78,21 @@ def started_as_one_of_several(environment: Mapping[str, str]) -> bool:
 def is_lead() -> bool:
     """Whether this is process 0, the only one that prints, logs and exports."""
     return jax.process_index() == 0
+
+
+def own_part(items: Sequence[_Item]) -> Sequence[_Item]:
+    """Those of some items that this process takes care of."""
+    return items[jax.process_index() :: jax.process_count()]
+
+
+def wait_for_all(reached: str) -> None:
+    """Waits until every process has come to this line; `reached` names it."""
+    multihost_utils.sync_global_devices(reached)
+
+
+def decided_by_lead(decision: bool) -> bool:
+    """What process 0 decided, in every process: their clocks differ."""
+    return bool(multihost_utils.broadcast_one_to_all(np.array(decision)))
 
 
 def print_once(text: str) -> None:

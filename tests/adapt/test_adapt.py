@@ -28,7 +28,24 @@ from oclr_jax.train.tasks.segmentation import init_params
 from oclr_jax.weights.file import load_weights, save_weights
 from tests.clips import CONFIG, INFO, motion_segmenter, moving_clip, square_masks, write_frames
 from tests.refine.test_select_and_correct import weights  # noqa: F401, a fixture
+from tests.train.test_processes import run_two
 
+# One of two processes that adapt to two videos: prints whose flow it estimates, and the results.
+PROCESS = """
+import sys
+folder, port, index, one, two = sys.argv[1:]
+from oclr_jax.train.processes import join_processes
+join_processes(f"localhost:{port}", 2, int(index))
+import json
+import jax
+from oclr_jax.adapt import footage, run, work
+from tests.adapt.test_adapt import SETTINGS, SelfRefiner, flickering, start_params
+stream = footage.stream_flow
+footage.stream_flow = lambda clip, *rest: print(clip.name) or stream(clip, *rest)
+work.SelfRefiner = lambda: SelfRefiner(steps=20)
+run.load_segmenter = lambda *_: flickering(start_params(), better=True)
+print(json.dumps(run.adapt([one, two], folder, settings=SETTINGS)["results"]))
+"""
 FRAMES = 20
 SETTINGS = AdaptSettings(
     steps=2, check_every=1, frames=4, real=1, rendered=1, scenes=1, gaps=(1, 2), passes=1
@@ -40,9 +57,13 @@ def video(tmp_path_factory):
     return write_frames(tmp_path_factory.mktemp("video") / "clip", moving_clip(FRAMES))
 
 
+def start_params():
+    return jax.tree.map(np.asarray, init_params(OCLR(CONFIG), 0))
+
+
 @pytest.fixture(scope="module")
 def start():
-    return jax.tree.map(np.asarray, init_params(OCLR(CONFIG), 0))
+    return start_params()
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +138,27 @@ def test_worse_weights_are_not_kept(video, tmp_path, model, start):
     params, info = load_weights(tmp_path / "out" / "weights.safetensors")
     assert info.name == "motion"
     assert largest_change(params, start) < 1e-3, "float16 in the file"
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_videos_and_the_training(tmp_path):
+    videos = [
+        write_frames(tmp_path / name, moving_clip(FRAMES, seed=seed))
+        for seed, name in enumerate(("first", "second"))
+    ]
+    processes, outputs = run_two(PROCESS, tmp_path / "out", *videos)
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    lines = [
+        [line for line in output.splitlines() if not line.startswith("[Gloo]")]
+        for output, _ in outputs
+    ]
+    (first, results), (second, same) = lines
+    assert (first, second) == ("first", "second") and results == same
+    (result,) = json.loads(results)["flow"]
+    assert result["kept"] and [row["step"] for row in result["rows"]] == [0, 1, 2]
+    params, _ = load_weights(tmp_path / "out" / "weights.safetensors")
+    assert largest_change(params, start_params()) > 1e-5
+    assert not (tmp_path / "out" / "state").exists()
 
 
 def test_a_still_video_teaches_nothing(tmp_path, model):

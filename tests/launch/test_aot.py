@@ -109,6 +109,52 @@ def test_collectives_are_counted():
     assert Program(TEXT).collectives() == {"all-reduce": (1, 3200)}
 
 
+# An exchange that begins, goes on beside a product, and ends, in one fusion each; and one without.
+OVERLAPPED = """HloModule jit_step, is_scheduled=true
+
+%fused.1 (param_0.1: f32[8,128]) -> (f32[8,128], f32[8,128], s32[2]) {
+  %param_0.1 = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %begun.1 = f32[8,128]{1,0:T(8,128)} all-reduce(%param_0.1), channel_id=1
+  ROOT %call.1 = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}, s32[2]{0:S(4)}) custom-call(%begun.1)
+}
+
+%async_collective_fusion.2 (param_0.2: f32[8,128], param_1.2: f32[8,128]) -> (f32[8,128], f32[8,128]) {
+  %param_0.2 = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %param_1.2 = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %product.2 = f32[8,128]{1,0:T(8,128)} multiply(%param_1.2, %param_1.2)
+  %goes_on.2 = f32[8,128]{1,0:T(8,128)} all-reduce(%param_0.2), channel_id=1
+  ROOT %both.2 = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}) tuple(%product.2, %goes_on.2)
+}
+
+%fused.3 (param_0.3: f32[8,128], param_1.3: f32[8,128]) -> f32[8,128] {
+  %param_0.3 = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %param_1.3 = f32[8,128]{1,0:T(8,128)} parameter(1)
+  ROOT %ended.3 = f32[8,128]{1,0:T(8,128)} all-reduce(%param_1.3), channel_id=1
+}
+
+ENTRY %main.4 (a: f32[8,128], b: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %b = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %async-collective-start = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}, s32[2]{0:S(4)}) fusion(%a), kind=kCustom, output_to_operand_aliasing={{0}: (0, {})}, calls=%fused.1
+  %out = f32[8,128]{1,0:T(8,128)} get-tuple-element(%async-collective-start), index=1
+  %step = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}) fusion(%out, %b), kind=kOutput, output_to_operand_aliasing={{1}: (0, {})}, calls=%async_collective_fusion.2
+  %on = f32[8,128]{1,0:T(8,128)} get-tuple-element(%step), index=1
+  %async-collective-done = f32[8,128]{1,0:T(8,128)} fusion(%a, %on), kind=kCustom, output_to_operand_aliasing={{}: (1, {})}, calls=%fused.3
+  ROOT %alone = f32[8,128]{1,0:T(8,128)} all-reduce(%async-collective-done), channel_id=1
+}
+"""  # noqa: E501
+
+
+def test_an_exchange_beside_other_work_counts_once():
+    program = Program(OVERLAPPED)
+    assert program.collectives() == {"all-reduce": (2, 2 * ARRAY)}
+    assert program.overlapped() == ARRAY
+    moved = {each.name: each.bytes for each in program.traffic()}
+    # What is exchanged is read and written; beside it, the product's operand and result.
+    expected = dict.fromkeys(("async-collective-start", "step", "alone"), 2 * ARRAY)
+    assert moved == expected
+
+
 def test_growth_is_reported():
     before = {"train": {"temporaries": 2.0, "GB accessed": 10.0, "seconds to compile": 1.0}}
     after = {"train": {"temporaries": 2.5, "GB accessed": 10.1, "seconds to compile": 9.0}}
@@ -169,6 +215,7 @@ def test_programs_compile_for_a_tpu(tmp_path):
             assert mapped[memory] == pytest.approx(train[memory], rel=0.05)
         assert mapped["collectives"] == train["collectives"] > 0
         assert mapped["MB exchanged"] == train["MB exchanged"] >= 4 * size / 1e6
+        assert mapped["MB overlapped"] == train["MB overlapped"]
     evaluate, infer = (rows[f"{name}, v5e:2x2, 1 per chip"] for name in ("evaluate", "infer"))
     assert evaluate["collectives"] == infer["collectives"] == 0
     assert train["TFLOP"] > evaluate["TFLOP"] > 0

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from oclr_jax.models.oclr import OCLR, OCLRConfig
 from oclr_jax.ops.losses import LossWeights
-from oclr_jax.train.devices import AXIS, Devices, local_devices
+from oclr_jax.train.devices import AXIS, Devices, all_devices
 from oclr_jax.train.fit import fit
 from oclr_jax.train.schedule import OptimizerConfig
 from oclr_jax.train.state import init_state
@@ -99,6 +99,6 @@ if __name__ == "__main__":
     start = jax.device_get(task.init_variables(0))
     given = {name: ten_steps(task, start, batch_of, *mode) for name, mode in modes.items()}
     if kind == "toy":
-        for name, devices in (("fit_one", None), ("fit_local", local_devices())):
+        for name, devices in (("fit_one", None), ("fit_all", all_devices())):
             given[name] = fitted(task, start, batch_of, devices)
     np.savez(path, **{f"{mode}:{n}": x for mode, r in given.items() for n, x in r.items()})

@@ -107,3 +107,14 @@ def test_the_environment_tells_whether_there_are_other_processes(environment, se
 def test_a_process_that_is_half_described_is_refused(given):
     with pytest.raises(UserError, match="need all of --coordinator"):
         processes.join_processes(*given)
+
+
+def test_flags_of_the_tpu_compiler_do_not_replace_those_of_the_user(monkeypatch):
+    own = "--xla_jf_crs_combiner_threshold_in_bytes=1000 --other=2"
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", own)
+    devices.overlap_exchanges()
+    flags = os.environ["LIBTPU_INIT_ARGS"]
+    assert flags.startswith(own) and "--xla_enable_async_all_reduce=true" in flags
+    assert flags.count("combiner_threshold") == 1
+    devices.overlap_exchanges()
+    assert os.environ["LIBTPU_INIT_ARGS"] == flags
