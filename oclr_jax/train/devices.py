@@ -22,9 +22,10 @@ from oclr_jax.errors import UserError
 AXIS = "data"
 PARALLEL_MODES = ("jit", "pmap")
 # Flags of the TPU compiler. Without them it exchanges all gradients at once, after the backward
-# pass; with them in parts of this size, each while the backward pass goes on.
+# pass; with them those of large arrays one by one while the backward pass goes on. Only an exchange
+# of a single array can run beside other work, and most arrays have just over a million bytes.
 _TPU_FLAGS = {
-    "xla_jf_crs_combiner_threshold_in_bytes": "16000000",
+    "xla_jf_crs_combiner_threshold_in_bytes": "1000000",
     "xla_enable_async_all_reduce": "true",
     "xla_tpu_enable_async_collective_fusion": "true",
     "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "true",
