@@ -23,7 +23,6 @@ holds over 2% more than it did. launch/speed/aot.json has the paper's training s
 
 import argparse
 import json
-import math
 import os
 import re
 import sys
@@ -233,19 +232,22 @@ def lower(program: str, chips: list[Any], options: argparse.Namespace) -> jax.st
 
 def count(compiled: jax.stages.Compiled, program: Program, chip: Chip) -> dict[str, float]:
     """The figures of one compiled program; see the documentation of the file."""
-    # The GPU compiler counts no operations.
-    cost = compiled.cost_analysis() or {"flops": math.nan, "bytes accessed": math.nan}
     memory = compiled.memory_analysis()
-    tera, accessed = cost["flops"] / 1e12, cost["bytes accessed"] / 1e9
+    counted = {}
+    if cost := compiled.cost_analysis():  # the GPU compiler counts no operations
+        tera = cost["flops"] / 1e12
+        counted = {
+            "TFLOP": tera,
+            "GB accessed": cost["bytes accessed"] / 1e9,
+            "arithmetic (ms)": 1e3 * tera / chip.tflops,
+        }
     moved = sum(each.bytes for each in program.traffic()) / 1e9
     exchanges = program.collectives().values()
     return {
         "arguments": memory.argument_size_in_bytes / 2**30,
         "temporaries": memory.temp_size_in_bytes / 2**30,
-        "TFLOP": tera,
-        "GB accessed": accessed,
+        **counted,
         "GB in main memory": moved,
-        "arithmetic (ms)": 1e3 * tera / chip.tflops,
         "memory (ms)": 1e3 * moved / chip.gigabytes_per_second,
         "collectives": sum(number for number, _ in exchanges),
         "MB exchanged": sum(size for _, size in exchanges) / 1e6,

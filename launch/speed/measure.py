@@ -67,11 +67,15 @@ def time_runs(run: Callable[[], Any], repeats: int) -> dict[str, float]:
 
 
 def report(rows: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
-    """Prints a table of the results, and writes them as JSON with `--json`."""
-    names = next(iter(rows.values()))
+    """Prints a table of the results, and writes them as JSON with `--json`.
+
+    A figure that a row lacks is an empty cell.
+    """
+    names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
     print(f"| what | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}")
     for what, figures in rows.items():
-        print(f"| {what} | {' | '.join(f'{value:.3f}' for value in figures.values())} |")
+        cells = (f"{figures[name]:.3f}" if name in figures else "" for name in names)
+        print(f"| {what} | {' | '.join(cells)} |")
     write_json(rows, options)
 
 

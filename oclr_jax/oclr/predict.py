@@ -273,7 +273,8 @@ def predict_layers(segmenter: Segmenter, window: FlowWindow) -> WindowLayers:
 
     gaps, passes = segmenter.info.model.gaps, segmenter.passes
     probability, order = predict_passes(predict, window.flow[:count], gaps, passes)
-    return WindowLayers(window.shot, window.start, probability, order, window.images)
+    flow = window.flow[:count]
+    return WindowLayers(window.shot, window.start, probability, order, window.images, flow)
 
 
 def overlap_of(model: FlowModelConfig) -> int:
