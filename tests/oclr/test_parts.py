@@ -12,20 +12,20 @@ SIDE = 8
 
 
 def window(
-    apart: int = 0,
+    shared: int = 3,
     other_speed: float = 1.0,
     last: int = FRAMES,
     known: bool = True,
     camera: float = 0.5,
 ) -> WindowLayers:
-    """Two squares side by side, `apart` pixels between them, the second one until frame `last`.
+    """Two squares that share `shared` columns, the second one until frame `last`.
 
     The camera moves, too; the second square's flow is `other_speed` times that of the first.
     """
     probability = np.full((FRAMES, HEIGHT, WIDTH, 2), 0.1, np.float32)
     flow = np.full((FRAMES, HEIGHT, WIDTH, 2), camera, np.float32)
     for t in range(FRAMES):
-        for layer, x in enumerate((4 + t, 4 + t + SIDE + apart)):
+        for layer, x in enumerate((4 + t, 4 + t + SIDE - shared)):
             if layer and t >= last:
                 continue
             place = np.s_[t, 8 : 8 + SIDE, x : x + SIDE]
@@ -35,7 +35,7 @@ def window(
     return WindowLayers(0, 0, probability, np.arange(2.0), images, flow if known else None)
 
 
-def test_parts_that_touch_and_move_alike_are_one_object():
+def test_parts_that_overlap_and_move_alike_are_one_object():
     (track,) = link_windows([window()], file := ArrayFile())
     assert (track.id, track.rank) == (1, 0) and sorted(track.amodal) == list(range(FRAMES))
     for frame, mask in track.amodal.items():
@@ -50,7 +50,7 @@ def test_parts_that_touch_and_move_alike_are_one_object():
 @pytest.mark.parametrize(
     "different",
     [
-        {"apart": 2},
+        {"shared": 1},
         {"other_speed": 2.0},
         {"other_speed": -1.0},
         {"last": 9},
