@@ -128,6 +128,7 @@ def test_features_of_a_long_video_stay_on_disk(config, monkeypatch, tmp_path):
     assert list((tmp_path / "caches" / "oclr_jax" / "features").glob("*.features"))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length_of_the_video(config, monkeypatch, tmp_path):
     """Features of a long video are on disk; here of every video."""
     use(monkeypatch, replace(config, steps=1))

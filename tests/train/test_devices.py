@@ -60,7 +60,7 @@ def test_ten_steps_of_the_model_are_those_of_one_device(of_the_model, mode):
 
 
 @pytest.mark.parametrize(
-    "mode, alone", [("toy_jit", "toy_one"), ("toy_pmap", "toy_one"), ("fit_local", "fit_one")]
+    "mode, alone", [("toy_jit", "toy_one"), ("toy_pmap", "toy_one"), ("fit_all", "fit_one")]
 )
 def test_ten_steps_are_those_of_one_device(of_the_toy, mode, alone):
     """Also batch statistics, which are those of the whole batch; jit, pmap and `fit`."""
