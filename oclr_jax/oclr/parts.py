@@ -1,8 +1,7 @@
 """Joins objects that are parts of one: their masks overlap throughout and they move alike.
 
-The flow model sometimes finds one thing as several layers, such as a swan's neck and its body, that
-claim a part of it both. Two things overlap as long only where one moves in front of the other, and
-then they move differently.
+The flow model sometimes finds one thing as two layers whose masks share a part of it. Two things
+overlap for as long only where one moves in front of the other, and then they move differently.
 """
 
 from collections import defaultdict
