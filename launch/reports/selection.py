@@ -9,16 +9,19 @@ listed without a figure.
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 # Runs from a checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from data_pipelines.loaders.rgb_clips import make_rgb_clip_loader
 from data_pipelines.loaders.sequences import open_dataset
@@ -42,6 +45,8 @@ from oclr_jax.video.times import even_times
 
 # Average precision on DAVIS2017-motion in table 3 of the second paper.
 PUBLISHED = {"random": 0.568, "propagation": 0.830, "score": 0.832, "error map": 0.893}
+COLOURS = "colours"  # `--features` without weights
+COLOUR_PATCH = 16  # pixels
 _DRAWS = 200  # of random selection, for each object
 
 
@@ -57,6 +62,10 @@ class Masks:
 
 # The quality of every mask of a clip, higher = better.
 Selector = Callable[[Masks], Float[np.ndarray, "t k"]]
+# From frames, their height and width to features of unit length on the grid of the patches.
+Features = Callable[
+    [Iterable[UInt8[np.ndarray, "H W 3"]], int, int], Iterator[Float[Array, "h w c"]]
+]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--features",
         default=TTAConfig().weights,
-        help="weights of the features that propagation compares (default: %(default)s)",
+        help=f"what propagation compares: weights, or {COLOURS} (default: %(default)s)",
     )
     parser.add_argument("--clips", type=int, default=0, help="how many; 0: all of validation")
     parser.add_argument("--output", type=Path, help="JSON file to write")
@@ -106,9 +115,13 @@ def _openers(options: argparse.Namespace) -> dict[str, Callable[[], Selector]]:
     """What opens the selector of each row of the table; it may raise UserError."""
 
     def propagation() -> Selector:
-        config = TTAConfig(weights=options.features)
-        backbone = load_backbone(config)
-        return lambda masks: propagation_quality(backbone, config, masks)
+        if options.features == COLOURS:
+            config, features, patch = TTAConfig(), colour_features, COLOUR_PATCH
+        else:
+            config = TTAConfig(weights=options.features)
+            backbone = load_backbone(config)
+            features, patch = partial(backbone_features, backbone), backbone.config.patch
+        return lambda masks: propagation_quality(features, patch, config, masks)
 
     def score() -> Selector:
         if not options.score_weights:
@@ -222,22 +235,46 @@ def as_tracks(masks: Masks) -> tuple[RefinerVideo, list[Track]]:
 
 
 def propagation_quality(
-    backbone: Backbone, config: TTAConfig, masks: Masks
+    features: Features, patch: int, config: TTAConfig, masks: Masks
 ) -> Float[np.ndarray, "t k"]:
     """The selection of the first paper: masks that propagation from the frames before confirms.
 
     The quality is the negative error of the consistency check of test-time adaptation. The first
     frame and frames without an object have no error; they are ranked last.
     """
-    size, patch = working_size(*masks.frames.shape[1:3], config), backbone.config.patch
+    size = working_size(*masks.frames.shape[1:3], config)
     frames = (resize_image(frame, *size) for frame in masks.frames)
-    features = (backbone.features(tokens, *size) for tokens in backbone.frozen_tokens(frames))
     given = (
         object_masks(resize_ids(ids, *size)[::patch, ::patch], masks.objects) for ids in masks.ids
     )
-    errors = [object_errors(*pair) for pair in check_frames(features, given, config)]
+    checked = check_frames(features(frames, *size), given, config)
+    errors = [object_errors(*pair) for pair in checked]
     errors = np.stack([np.full(len(masks.objects), np.nan), *errors])
     return np.where(np.isnan(errors), -np.inf, -errors)
+
+
+def colour_features(
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]], height: int, width: int
+) -> Iterator[Float[Array, "h w 48"]]:
+    """Features without weights: the colours of 4x4 parts of each patch, of unit length.
+
+    The mean colour of each frame is subtracted first.
+    """
+    h, w = height // COLOUR_PATCH, width // COLOUR_PATCH
+    for frame in frames:
+        parts = cv2.resize(frame, (4 * w, 4 * h), interpolation=cv2.INTER_AREA).astype(np.float32)
+        parts = parts - parts.mean(axis=(0, 1))
+        patches = parts.reshape(h, 4, w, 4, 3).swapaxes(1, 2).reshape(h, w, -1)
+        norms = np.linalg.norm(patches, axis=-1, keepdims=True)
+        yield jnp.asarray(patches / np.maximum(norms, 1e-12))
+
+
+def backbone_features(
+    backbone: Backbone, frames: Iterable[UInt8[np.ndarray, "H W 3"]], height: int, width: int
+) -> Iterator[Float[Array, "h w c"]]:
+    """The features of a model."""
+    for tokens in backbone.frozen_tokens(frames):
+        yield backbone.features(tokens, height, width)
 
 
 def format_rows(report: dict[str, Any]) -> str:

@@ -50,6 +50,9 @@ class CorrectorConfig:
     # What is upsampled to masks: "attention" maps; or the variants of table 5: the "alphas" of the
     # reconstruction, or tokens of "dense" queries, one per target token, instead of one per object.
     masks_from: str = "attention"
+    # Added to the logits inside the given masks and subtracted outside, so that a training starts
+    # with these masks and learns what is wrong with them. 0 as published.
+    mask_logit: float = 0.0
     compute_dtype: str = "float32"  # "float32" or "bfloat16"; parameters stay float32
 
     def __post_init__(self):
@@ -198,7 +201,8 @@ class Corrector(nn.Module):
         mixed = Linear(config.channels[-1], dtype, name="mix")(maps)
         decoder = UNetDecoder(config.channels, objects, True, dtype, False, name="decoder")
         logits = decoder(mixed.reshape(b * t, *grid, -1), skips)
-        return CorrectorOutput(logits.reshape(b, t, height, width, -1), reconstruction, alphas)
+        logits = logits.reshape(b, t, height, width, -1) + config.mask_logit * (2 * masks - 1)
+        return CorrectorOutput(logits, reconstruction, alphas)
 
     def _queries(self, exemplars: Exemplars, t: int) -> Float[Array, "b q t c"]:
         """Queries of the objects, pooled from exemplars, and of the background, for each frame."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ import tensorflow_datasets as tfds
 
 from launch import predict_masks
 from oclr_jax.errors import UserError
+from oclr_jax.models.oclr import OCLR
 from oclr_jax.oclr.predict import load_segmenter
 from oclr_jax.oclr.sequences import predict_sequence
-from oclr_jax.weights.file import DEFAULT_WEIGHTS
-from oclr_jax.weights.registry import find_weights
-from tests.clips import motion_segmenter
+from oclr_jax.train.tasks.segmentation import init_params
+from oclr_jax.weights.file import save_weights
+from tests.clips import CONFIG, INFO, motion_segmenter
 
 
 @pytest.fixture
@@ -22,15 +24,26 @@ def dataset(data_dir, tmp_path):
     return shutil.copytree(stored, tmp_path / "tiny")
 
 
-def test_the_command_stores_what_the_weights_predict(dataset, capsys):
-    assert predict_masks.main([str(dataset), "--quiet"]) == 0
-    folder = dataset / "predicted_masks" / "oclr-small"
+@pytest.fixture
+def weights(dataset, tmp_path):
+    """Random weights of a small model, for the flow of the dataset."""
+    flow = tfds.builder_from_directory(dataset).info.metadata["flow"]
+    path = tmp_path / "small.safetensors"
+    info = replace(INFO, flow=dict(flow), name="small")
+    save_weights(path, init_params(OCLR(CONFIG), 0), info, dtype="float32")
+    return path
+
+
+def test_the_command_stores_what_the_weights_predict(dataset, weights, capsys):
+    command = [str(dataset), "--weights", str(weights), "--quiet"]
+    assert predict_masks.main(command) == 0
+    folder = dataset / "predicted_masks" / "small"
     assert capsys.readouterr().out == f"{folder} is ready\n"
     builder = tfds.builder_from_directory(folder)
-    segmenter = load_segmenter()
-    digest = hashlib.sha256(find_weights(DEFAULT_WEIGHTS).read_bytes()).hexdigest()
+    segmenter = load_segmenter(str(weights))
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     metadata = builder.info.metadata
-    assert metadata["weights"] == {"name": "oclr-small", "sha256": digest}
+    assert metadata["weights"] == {"name": "small", "sha256": digest}
     assert metadata["precision"] == "float32"
     assert metadata["window"]["frames"] == segmenter.info.model.frames
     assert metadata["dataset"]["config"] == "tiny"
@@ -42,7 +55,7 @@ def test_the_command_stores_what_the_weights_predict(dataset, capsys):
     stored = builder.as_data_source("validation")[1]
     np.testing.assert_allclose(stored["probability"] / 255, probability, atol=1 / 255)
     np.testing.assert_allclose(stored["order"], order, atol=1e-4)
-    assert predict_masks.main([str(dataset), "--quiet"]) == 0
+    assert predict_masks.main(command) == 0
     assert capsys.readouterr().out == f"{folder} exists; nothing to do\n"
 
 

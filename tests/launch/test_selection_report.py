@@ -1,6 +1,7 @@
 """The table of mask selectors, on a tiny dataset and with random weights."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -109,6 +110,21 @@ def test_perfect_selection_is_one_and_random_is_chance():
 
 def test_propagation_ranks_what_the_frames_before_confirm(weights):
     config = TTAConfig(str(weights / "features.safetensors"), 64, 32, radius=3)
-    quality = propagation_quality(load_backbone(config), config, masks_with_bad_frames({4}))
+    features = partial(selection.backbone_features, load_backbone(config))
+    quality = propagation_quality(features, 8, config, masks_with_bad_frames({4}))
     assert quality.shape == (8, 2) and np.isneginf(quality[0]).all()
     assert (quality[4] < quality[1:4].min(axis=0)).all()
+
+
+def test_colours_are_features_without_weights():
+    config = TTAConfig("", 128, 32, radius=3)
+    features, patch = selection.colour_features, selection.COLOUR_PATCH
+    quality = propagation_quality(features, patch, config, masks_with_bad_frames({4}))
+    assert (quality[4] < quality[1:4].min(axis=0)).all()
+    frame = np.full((32, 64, 3), 90, np.uint8)
+    frame[:16, :16] = 200
+    (found,) = features([frame], 32, 64)
+    assert found.shape == (2, 4, 48)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(found[0, 0] @ found[1, 1], -1, rtol=1e-5)
+    np.testing.assert_allclose(found[0, 1], found[1, 3], rtol=1e-5)

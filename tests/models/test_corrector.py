@@ -100,6 +100,14 @@ def test_inputs_that_do_not_fit_are_rejected():
         run(TINY, images, masks, features[:, :, :3], *rest)
 
 
+def test_the_given_masks_can_be_the_start():
+    inputs = tiny_inputs()
+    plain, started = (run(dataclasses.replace(TINY, mask_logit=v), *inputs) for v in (0.0, 1.5))
+    added = started.mask_logits - plain.mask_logits
+    np.testing.assert_allclose(added, np.where(inputs[1] > 0, 1.5, -1.5), atol=1e-5)
+    np.testing.assert_array_equal(started.alphas, plain.alphas)
+
+
 def test_parameter_count():
     params = jax.eval_shape(lambda: init_params(CorrectorConfig(), 0))
     assert param_count(params) == 12_704_900
