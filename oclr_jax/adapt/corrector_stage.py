@@ -15,6 +15,7 @@ from oclr_jax.refine.adapt import CorrectorTraining, train_corrector
 from oclr_jax.refine.correct import Correct
 from oclr_jax.refine.refiner import RefinerVideo
 from oclr_jax.tracks import Track
+from oclr_jax.train.processes import mean_over_processes, own_part
 from oclr_jax.video.clip import progress
 
 
@@ -77,21 +78,27 @@ def adapt_corrector(work: Work, number: int, models: Models) -> tuple[Models, di
 def _train_on_all(
     work: Work, models: Models, params: Any, seed: int
 ) -> tuple[Any, dict[str, float]]:
-    """Trains the corrector on every video once, in random order."""
+    """Trains the corrector on every video once, in random order.
+
+    Several processes take a part of the videos each; the result is the mean of their parameters
+    (McMahan et al., AISTATS 2017).
+    """
     settings = work.settings
     rng = np.random.default_rng((settings.seed, seed))
     correct, held = with_params(models.correct, params), work.held
     segmenter, gaps = work.with_params(models.flow), work.segmenter.info.model.gaps
     order = rng.permutation(len(work.footage))
-    for video in progress(order, "training the corrector", len(order), work.quiet):
+    own = own_part(list(zip(order, rng.integers(2**31, size=len(order)), strict=True)))
+    for video, drawn in progress(own, "training the corrector", len(own), work.quiet):
         training = CorrectorTraining(
             settings.corrector_steps,
             settings.corrector_learning_rate,
             settings.reconstruction,
-            int(rng.integers(2**31)),
+            int(drawn),
         )
         trainer = _Train(correct, training, held[video])
         refiners = [*work.refiners(models), trainer]
         run(work.footage[video].clip, work.flows[video].stream(gaps), segmenter, refiners)
         correct = trainer.correct
-    return jax.tree.map(np.asarray, correct.model.params), {}
+    trained = jax.tree.map(np.asarray, correct.model.params)
+    return mean_over_processes(trained, len(own)), {}

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -93,6 +93,15 @@ def wait_for_all(reached: str) -> None:
 def decided_by_lead(decision: bool) -> bool:
     """What process 0 decided, in every process: their clocks differ."""
     return bool(multihost_utils.broadcast_one_to_all(np.array(decision)))
+
+
+def mean_over_processes(tree: Any, weight: int) -> Any:
+    """The mean of a pytree of host arrays over all processes, weighted; the same in each."""
+    if jax.process_count() == 1:
+        return tree
+    weights, trees = multihost_utils.process_allgather((np.float32(weight), tree))
+    shares = weights / weights.sum()
+    return jax.tree.map(lambda x: np.tensordot(shares, x, axes=1).astype(x.dtype), trees)
 
 
 def print_once(text: str) -> None:

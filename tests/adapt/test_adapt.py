@@ -46,6 +46,29 @@ work.SelfRefiner = lambda: SelfRefiner(steps=20)
 run.load_segmenter = lambda *_: flickering(start_params(), better=True)
 print(json.dumps(run.adapt([one, two], folder, settings=SETTINGS)["results"]))
 """
+# The same for the corrector, whose training is replaced: it adds 1 or 3 to all parameters.
+CORRECTOR_PROCESS = """
+import sys
+folder, port, index, one, two, weights = sys.argv[1:]
+from oclr_jax.train.processes import join_processes
+join_processes(f"localhost:{port}", 2, int(index))
+import dataclasses
+import jax
+from oclr_jax.adapt import corrector_stage, run
+from tests.adapt.test_adapt import KEEP, SETTINGS, flickering, start_params
+def train(correct, video, *rest):
+    print(video.clip.name)
+    added = {"first": 1, "second": 3}[video.clip.name]
+    return jax.tree.map(lambda x: x + added, correct.model.params)
+corrector_stage.train_corrector = train
+corrector_stage.judge = lambda *_: KEEP
+run.load_segmenter = lambda *_: flickering(start_params(), better=True)
+settings = dataclasses.replace(
+    SETTINGS, stages=("corrector",), labels="appearance", corrector_passes=2
+)
+run.adapt([one, two], folder, refine_weights=weights, settings=settings)
+"""
+KEEP = Verdict(True, "said so", 0.0, 1.0)
 FRAMES = 20
 SETTINGS = AdaptSettings(
     steps=2, check_every=1, frames=4, real=1, rendered=1, scenes=1, gaps=(1, 2), passes=1
@@ -161,6 +184,24 @@ def test_two_processes_share_the_videos_and_the_training(tmp_path):
     assert not (tmp_path / "out" / "state").exists()
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_training_of_the_corrector(tmp_path, weights):  # noqa: F811
+    videos = [
+        write_frames(tmp_path / name, moving_clip(FRAMES, seed=seed))
+        for seed, name in enumerate(("first", "second"))
+    ]
+    processes, outputs = run_two(CORRECTOR_PROCESS, tmp_path / "out", *videos, weights)
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    trained = [[w for w in output.split() if w in ("first", "second")] for output, _ in outputs]
+    assert len(trained[0]) == len(trained[1]) == 2, "one video in each pass"
+    assert all(one != other for one, other in zip(*trained, strict=True))
+    adapted, _ = load_weights(tmp_path / "out" / "refine" / "corrector.safetensors", "corrector")
+    before, _ = load_weights(weights / "corrector.safetensors", "corrector")
+    added = jax.tree.map(lambda a, b: np.asarray(a) - b, adapted, before)
+    for leaf in jax.tree.leaves(added):  # stored in half precision
+        np.testing.assert_allclose(leaf, 4, atol=0.01)  # the mean of 1 and 3 in each pass
+
+
 def test_a_still_video_teaches_nothing(tmp_path, model):
     model(better=True)
     noise = np.arange(12, dtype=np.uint8)[:, None, None, None] % 2
@@ -213,8 +254,7 @@ def test_the_corrector_learns_its_own_masks(video, tmp_path, model, start, weigh
     The second time without the terms of the reconstruction (second paper, table 15).
     """
     model(better=True)
-    keep = Verdict(True, "said so", 0.0, 1.0)
-    monkeypatch.setattr(corrector_stage, "judge", lambda *_: keep)
+    monkeypatch.setattr(corrector_stage, "judge", lambda *_: KEEP)
     learned, losses, make = [], [], refine_adapt.make_step
 
     def spy(*settings):
