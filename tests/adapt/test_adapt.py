@@ -239,6 +239,7 @@ def test_an_adaptation_goes_on_where_it_stopped(video, tmp_path, model, monkeypa
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
 
+@pytest.mark.slow
 def test_a_spent_budget_ends_training(video, tmp_path, model):
     model(better=True)
     record = adapt([video], tmp_path / "out", settings=SETTINGS, budget=1e-3)

@@ -39,7 +39,7 @@ def test_one_line_installs_everything_and_nothing_restarts(path: Path):
 
 def test_segment_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    outputs = run("segment_a_video.ipynb", tmp_path)
+    outputs = run("segment_a_video.ipynb", tmp_path, FRAMES=30)
     text = "".join(output["text"] for output in outputs if output.output_type == "stream")
     assert "objects, front to back: [" in text
     assert "objects, front to back: []" not in text

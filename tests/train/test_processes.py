@@ -132,9 +132,13 @@ def test_two_processes_train_as_one(tmp_path, parallel):
             2,
             marks=pytest.mark.slow,
         ),
-        (0, "training", "The data cannot be read ([Errno 5] Input/output error: 'shard 7')", 2),
+        pytest.param(
+            *(0, "training", "The data cannot be read ([Errno 5] Input/output error: 'shard 7')"),
+            2,
+            marks=pytest.mark.slow,
+        ),
         (1, "validation", "The data cannot be read ([Errno 5] Input/output error: 'shard 7')", 2),
-        (1, "opening", "There is no dataset here.", 2),
+        pytest.param(1, "opening", "There is no dataset here.", 2, marks=pytest.mark.slow),
         (0, "bug", "ZeroDivisionError: a bug", 1),
     ],
 )
