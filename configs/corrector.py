@@ -76,6 +76,7 @@ def _paper() -> ConfigDict:
     loss.boundary = 0.2  # cross-entropy in the band around object boundaries
     loss.reconstruction = 0.05  # square error of the features
     loss.alpha = 0.2  # cross-entropy of the objects' alphas
+    loss.maps = 0.0  # cross-entropy of the objects' attention maps; not in the paper
 
     config.batch_size = 2
     config.steps = 600_000
@@ -140,6 +141,7 @@ def _small(config: ConfigDict) -> None:
     config.model.width = 112
     config.model.channels = (16, 32, 64)
     config.model.mask_logit = 2.0
+    config.loss.maps = 0.5
     config.corruption.empty = 0.3
     config.corruption.lost = 0.3
     config.model.layers = 2

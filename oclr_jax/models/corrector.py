@@ -106,11 +106,13 @@ class CorrectorOutput(NamedTuple):
     mask_logits: of the refined masks, before the sigmoid.
     reconstruction: the backbone's features as the queries explain them; None with dense queries.
     alphas: share of every query in the reconstruction, objects first; None with dense queries.
+    map_logits: mean of each object's attention maps over the heads; None if others are upsampled.
     """
 
     mask_logits: Float[Array, "b t h w k"]
     reconstruction: Float[Array, "b t _h _w c"] | None
     alphas: Float[Array, "b t _h _w q"] | None
+    map_logits: Float[Array, "b t _h _w k"] | None
 
 
 class Corrector(nn.Module):
@@ -192,7 +194,7 @@ class Corrector(nn.Module):
         reconstruction = alphas = alpha_logits = None
         if not dense:
             reconstruction, alphas, alpha_logits = self._reconstruct(queries, grid)
-        maps = self._maps(queries, targets, alpha_logits, grid)
+        maps, map_logits = self._maps(queries, targets, alpha_logits, grid)
         self.sow("intermediates", "maps", maps)
 
         images = images.reshape(b * t, height, width, 3)
@@ -202,7 +204,7 @@ class Corrector(nn.Module):
         decoder = UNetDecoder(config.channels, objects, True, dtype, False, name="decoder")
         logits = decoder(mixed.reshape(b * t, *grid, -1), skips)
         logits = logits.reshape(b, t, height, width, -1) + config.mask_logit * (2 * masks - 1)
-        return CorrectorOutput(logits, reconstruction, alphas)
+        return CorrectorOutput(logits, reconstruction, alphas, map_logits)
 
     def _queries(self, exemplars: Exemplars, t: int) -> Float[Array, "b q t c"]:
         """Queries of the objects, pooled from exemplars, and of the background, for each frame."""
@@ -261,14 +263,18 @@ class Corrector(nn.Module):
         targets: Float[Array, "b t n c"],
         alpha_logits: Float[Array, "b q t h w 1"] | None,
         grid: tuple[int, int],
-    ) -> Float[Array, "b t h w d"]:
-        """Features to upsample: of each object from its maps, the objects' concatenated."""
+    ) -> tuple[Float[Array, "b t h w d"], Float[Array, "b t h w k"] | None]:
+        """Features to upsample, of each object from its maps, the objects' concatenated.
+
+        Also the mean of its attention maps.
+        """
         config, dtype = self.config, targets.dtype
         b, t, _, channels = targets.shape
         size = config.channels[-1]
         linear = Linear(size, dtype, name="map_linear")
         if config.masks_from == "dense":
-            return nn.relu(linear(queries)).reshape(b, t, *grid, size)
+            return nn.relu(linear(queries)).reshape(b, t, *grid, size), None
+        mean = None
         if config.masks_from == "alphas":
             maps = alpha_logits[:, : config.objects].astype(dtype)
         else:
@@ -278,8 +284,9 @@ class Corrector(nn.Module):
             )
             keys = targets.reshape(b, t, *grid, config.heads, -1)
             maps = jnp.einsum("bktnd,bthwnd->bkthwn", queries, keys)
+            mean = jnp.moveaxis(maps.astype(jnp.float32).mean(axis=-1), 1, -1)
         maps = nn.relu(linear(maps))
-        return jnp.moveaxis(maps, 1, 4).reshape(b, t, *grid, -1)
+        return jnp.moveaxis(maps, 1, 4).reshape(b, t, *grid, -1), mean
 
 
 class CorrectorLayer(nn.Module):

@@ -14,12 +14,14 @@ class CorrectorLossWeights:
     """Weights of the corrector's loss relative to the cross-entropy of the masks.
 
     boundary: that of the first paper. The others are not published; they are chosen so that each
-    term is below the cross-entropy of the masks in the first steps.
+    term is below the cross-entropy of the masks in the first steps. `maps` is not in the paper: it
+    teaches a backbone that is trained from scratch to find the objects by their appearance.
     """
 
     boundary: float = 0.2  # lambda_bound
     reconstruction: float = 0.05  # lambda_recon lambda_feat-recon
     alpha: float = 0.2  # lambda_alpha lambda_feat-recon
+    maps: float = 0.0  # cross-entropy of the objects' attention maps
 
 
 def true_error_map(
@@ -72,11 +74,12 @@ def corrector_loss(
     weights: CorrectorLossWeights,
     band_pixels: Float[Array, ""] | None = None,
     known: Bool[Array, "b t k"] | None = None,
+    map_logits: Float[Array, "b t y x k"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Mask prediction and feature reconstruction (equations 6 to 8).
 
     Args:
-      mask_logits, reconstruction, alphas: output of the corrector.
+      mask_logits, reconstruction, alphas, map_logits: output of the corrector.
       truth: visible parts of the objects.
       features: of the backbone, which get no gradient.
       weights: of the terms.
@@ -98,6 +101,10 @@ def corrector_loss(
         "boundary": losses.boundary_loss(mask_logits, truth, band_pixels),
     }
     total = terms["bce"] + weights.boundary * terms["boundary"]
+    if weights.maps and map_logits is not None:
+        shares = losses.token_shares(truth, *map_logits.shape[2:4])
+        terms["maps"] = mean(losses.cross_entropy(map_logits, shares))
+        total += weights.maps * terms["maps"]
     if reconstruction is None:
         return total, terms
     objects = truth.shape[-1]

@@ -88,6 +88,10 @@ def test_shapes_and_types(change):
             assert output.reconstruction.shape == (2, frames, 4, 8, 6)
             count = config.objects + config.backgrounds
             assert output.alphas.shape == (2, frames, 4, 8, count)
+        if config.masks_from == "attention":
+            assert output.map_logits.shape == (2, frames, 4, 8, config.objects)
+        else:
+            assert output.map_logits is None
 
 
 def test_inputs_that_do_not_fit_are_rejected():

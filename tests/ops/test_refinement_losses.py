@@ -77,6 +77,23 @@ def test_the_corrector_loss_is_the_weighted_sum_of_its_terms():
     np.testing.assert_allclose(dense, bce + 0.5 * terms["boundary"], rtol=1e-5)
 
 
+def test_attention_maps_are_held_to_the_objects():
+    truth = jnp.zeros((1, 1, 8, 8, 2), jnp.uint8).at[:, :, :4, :4, 0].set(1)
+    logits, maps = jnp.zeros((1, 1, 8, 8, 2)), jnp.full((1, 1, 2, 2, 2), -20.0)
+    features = jnp.zeros((1, 1, 2, 2, 3))
+
+    def loss(maps, weight):
+        weights = CorrectorLossWeights(boundary=0.0, maps=weight)
+        return corrector_loss(logits, truth, None, features, None, weights, map_logits=maps)
+
+    total, terms = loss(maps.at[0, 0, 0, 0, 0].set(20.0), 0.5)
+    assert terms["maps"] < 1e-6
+    total, terms = loss(maps, 0.5)
+    np.testing.assert_allclose(terms["maps"], 20 / 8, rtol=1e-5)  # one of eight cells is wrong
+    np.testing.assert_allclose(total, terms["bce"] + 0.5 * terms["maps"], rtol=1e-5)
+    assert "maps" not in loss(maps, 0.0)[1]
+
+
 def test_the_features_get_no_gradient():
     truth = jnp.zeros((1, 1, 8, 8, 1), jnp.uint8)
 

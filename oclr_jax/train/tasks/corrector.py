@@ -242,6 +242,7 @@ class CorrectorTask:
         return corrector_loss(
             *(output.mask_logits, truth.astype(jnp.uint8), output.reconstruction),
             *(features, output.alphas, self.weights, band_pixels),
+            map_logits=output.map_logits,
         )
 
     def _starts(self, keys: Key[Array, "b"]) -> Int[Array, "b"]:
