@@ -132,7 +132,7 @@ def _small(config: ConfigDict) -> None:
 
     python launch/train.py --config configs/corrector.py:small --workdir workdirs/corrector-small
     Cost: 8,000 steps of 0.8 s on one core. Expected: J of 0.557 on validation, from 0.525 before;
-    it does harm on real video (docs/training_log.md).
+    at 4,500 steps it does harm on real video (docs/training_log.md).
 
     It starts from the given masks, and its attention maps are taught to find the objects, as a
     backbone from scratch does not by itself. Masks are corrupted less often than by default, so
