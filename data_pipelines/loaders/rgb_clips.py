@@ -28,6 +28,11 @@ from data_pipelines.loaders.clips import (
     cut_clip,
     random_frames,
 )
+from data_pipelines.loaders.photometric import (
+    NO_PHOTOMETRIC_AUGMENTATION,
+    PhotometricAugmentation,
+    change_colours,
+)
 from data_pipelines.loaders.sequences import Sequences, open_sequences
 from oclr_jax.errors import UserError
 from oclr_jax.flow.resize import resize_flow
@@ -55,9 +60,12 @@ class RGBAugmentation:
     zoom: float = 0.5  # probability of a crop that is resized to the whole grid
     min_window: float = 0.6  # smallest crop, as a fraction of the frame's height and width
     max_stretch: float = 1.2  # largest ratio of horizontal to vertical zoom, or its inverse
+    photometric: PhotometricAugmentation = PhotometricAugmentation()
 
 
-NO_RGB_AUGMENTATION = RGBAugmentation(flip_horizontal=0.0, reverse_time=0.0, zoom=0.0)
+NO_RGB_AUGMENTATION = RGBAugmentation(
+    flip_horizontal=0.0, reverse_time=0.0, zoom=0.0, photometric=NO_PHOTOMETRIC_AUGMENTATION
+)
 
 
 class PairedSequences:
@@ -172,7 +180,8 @@ def rgb_training_clip(
 ) -> RGBClip:
     """A random augmented clip of a stored sequence on the grid (height, width).
 
-    It shows an object. Flips, reversal and crop are the same for all fields and frames.
+    It shows an object. Flips, reversal and crop are the same for all fields and frames; colours
+    change alike in all frames.
     """
     clip = _cut(stored, random_frames(stored["segmentations"], rng, frames, stride))
     if rng.random() < augmentation.flip_horizontal:
@@ -191,6 +200,7 @@ def rgb_training_clip(
     # A crop without objects teaches nothing.
     if window != whole and not visible_layers(cropped["modal"]).any():
         cropped = _crop(clip, whole, grid)
+    cropped["rgb"] = change_colours(cropped["rgb"], cropped["modal"], rng, augmentation.photometric)
     return drop_unseen(cropped)
 
 

@@ -25,6 +25,7 @@ from oclr_jax.models.refinement_config import (
     check_refinement_config,
     config_from_dict,
 )
+from oclr_jax.ops.distance import mask_distance
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ class CorrectorConfig:
     # Added to the logits inside the given masks and subtracted outside, so that a training starts
     # with these masks and learns what is wrong with them. 0 as published.
     mask_logit: float = 0.0
+    # Subtracted besides, per distance from the given mask in units of the object's size, so that
+    # what looks like the object far away from it is not taken for it. 0 as published.
+    distance_logit: float = 0.0
     compute_dtype: str = "float32"  # "float32" or "bfloat16"; parameters stay float32
 
     def __post_init__(self):
@@ -204,6 +208,8 @@ class Corrector(nn.Module):
         decoder = UNetDecoder(config.channels, objects, True, dtype, False, name="decoder")
         logits = decoder(mixed.reshape(b * t, *grid, -1), skips)
         logits = logits.reshape(b, t, height, width, -1) + config.mask_logit * (2 * masks - 1)
+        if config.distance_logit:
+            logits = logits - config.distance_logit * relative_distance(masks)
         return CorrectorOutput(logits, reconstruction, alphas, map_logits)
 
     def _queries(self, exemplars: Exemplars, t: int) -> Float[Array, "b q t c"]:
@@ -317,6 +323,17 @@ class CorrectorLayer(nn.Module):
             feed = FeedForward(self.feedforward, self.dropout, self.dtype, name=f"{name}_feed")
             queries = add(queries, feed(queries, train=train))
         return queries
+
+
+def relative_distance(masks: Float[Array, "b t h w k"]) -> Float[Array, "b t h w k"]:
+    """The distance of pixels from an object's mask, in units of the object's size.
+
+    The size is the square root of its largest area in the window. Where the object has no mask in
+    a frame, the distance is 0: it may be anywhere.
+    """
+    area = masks.sum(axis=(2, 3), keepdims=True).max(axis=1, keepdims=True)
+    distance = jnp.moveaxis(mask_distance(jnp.moveaxis(masks, -1, 2) > 0.5), 2, -1)
+    return distance / jnp.sqrt(jnp.maximum(area, 1.0))
 
 
 def pool_exemplars(exemplars: Exemplars, stride: int) -> Float[Array, "b k c"]:

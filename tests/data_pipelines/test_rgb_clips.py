@@ -9,6 +9,10 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.builders.staging import unfinished_directory
 from data_pipelines.loaders.batches import Loader
+from data_pipelines.loaders.photometric import (
+    NO_PHOTOMETRIC_AUGMENTATION,
+    PhotometricAugmentation,
+)
 from data_pipelines.loaders.rgb_clips import (
     NO_RGB_AUGMENTATION,
     RGBAugmentation,
@@ -103,7 +107,9 @@ def moving_square() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("frames", "stride"), [(1, 1), (3, 1), (3, 4), (9, 1)])
 def test_all_fields_change_together(frames, stride):
-    always = RGBAugmentation(0.5, 0.5, 0.5, zoom=1.0, min_window=0.7)
+    always = RGBAugmentation(
+        0.5, 0.5, 0.5, zoom=1.0, min_window=0.7, photometric=NO_PHOTOMETRIC_AUGMENTATION
+    )
     stored, steps, flipped = moving_square(), set(), set()
     for seed in range(30):
         clip = rgb_training_clip(
@@ -159,6 +165,13 @@ def test_crops_are_drawn_and_always_show_the_object():
         assert clip["modal"].any()
         sizes.add(int(clip["amodal"].sum()))
     assert len(sizes) > 10
+
+
+def test_colours_of_training_clips_alone_change(masks_directory):
+    grey = RGBAugmentation(photometric=PhotometricAugmentation(grey=1.0, noise=0.0))
+    rgb = load(masks_directory, augmentation=grey)[0]["rgb"]
+    np.testing.assert_array_equal(rgb, rgb[..., :1].repeat(3, axis=-1))
+    assert (load(masks_directory, train=False)[0]["rgb"].std(axis=-1) > 0).any()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

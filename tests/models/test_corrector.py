@@ -112,6 +112,19 @@ def test_the_given_masks_can_be_the_start():
     np.testing.assert_array_equal(started.alphas, plain.alphas)
 
 
+def test_logits_fall_with_the_distance_from_the_given_masks():
+    images, masks, *rest = tiny_inputs()
+    masks = np.zeros_like(masks)
+    masks[:, :, 4:8, 10:14, 0] = 1  # 4 pixels high and wide
+    masks[:, 1, ..., 0] = 0  # not found in one frame
+    configs = (dataclasses.replace(TINY, distance_logit=v) for v in (0.0, 3.0))
+    plain, near = (np.asarray(run(c, images, masks, *rest).mask_logits) for c in configs)
+    lost = plain - near
+    assert not lost[..., 1:].any() and not lost[:, 1].any()
+    np.testing.assert_allclose(lost[:, 0, 4:8, 10:14, 0], 0, atol=1e-5)
+    np.testing.assert_allclose(lost[0, 0, 5, 13:19, 0], 3 * np.arange(6) / 4, atol=1e-5)
+
+
 def test_parameter_count():
     params = jax.eval_shape(lambda: init_params(CorrectorConfig(), 0))
     assert param_count(params) == 12_704_900
