@@ -60,6 +60,7 @@ def _paper() -> ConfigDict:
     model.masks_from = "attention"  # or "alphas", "dense"
     model.mask_logit = 0.0  # added to the logits inside the given masks, subtracted outside
     model.distance_logit = 0.0  # subtracted per distance from the given mask in object sizes
+    model.keep_steady = False  # in use, leaves objects that a correction makes less steady
     model.compute_dtype = "auto"  # bfloat16 on GPU and TPU, float32 on CPU; or one of the two
 
     # Data.
@@ -146,6 +147,7 @@ def _small(config: ConfigDict) -> None:
     config.model.channels = (16, 32, 64)
     config.model.mask_logit = 2.0
     config.model.distance_logit = 10.0
+    config.model.keep_steady = True
     config.loss.maps = 0.5
     corruption = config.corruption
     corruption.truth = 0.2

@@ -66,17 +66,17 @@ def choose_clips(
 def footage_clip(labels: Labels, flow: StoredFlow, frames: range, gaps: Sequence[int]) -> FlowClip:
     """A clip of a video, with flow at `gaps` and up to three objects, the largest ones.
 
-    The masks are the visible ones, the only ones that are known; they also supervise the amodal
-    outputs.
+    An amodal mask is the visible one with what the flow model sees of the object behind others.
     """
-    ids = labels.ids[frames.start : frames.stop]
+    ids, hidden = (x[frames.start : frames.stop] for x in (labels.ids, labels.hidden))
     areas = {int(id): float((ids == id).mean()) for id in labels.order}
     largest = sorted(areas, key=areas.get, reverse=True)[:LAYERS]
     kept = [id for id in areas if id in largest and areas[id] >= LEAST_AREA]
-    masks = np.zeros((*ids.shape, LAYERS), np.uint8)
+    modal, amodal = np.zeros((2, *ids.shape, LAYERS), np.uint8)
     for layer, id in enumerate(kept):
-        masks[..., layer] = ids == id
-    return FlowClip(flow=flow.read(frames, gaps), amodal=masks, modal=masks)
+        modal[..., layer] = ids == id
+        amodal[..., layer] = (ids == id) | (hidden == id)
+    return FlowClip(flow=flow.read(frames, gaps), amodal=amodal, modal=modal)
 
 
 class RenderedScenes:

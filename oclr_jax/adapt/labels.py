@@ -11,8 +11,7 @@ from oclr_jax.adapt.footage import Footage, StoredFlow
 from oclr_jax.oclr.predict import Segmenter
 from oclr_jax.pipeline import run
 from oclr_jax.refine.refiner import Refiner, RefinerVideo
-from oclr_jax.refine.self_refiner import PART_FRAMES, split_evenly
-from oclr_jax.refine.votes import collect_votes
+from oclr_jax.refine.votes import shot_agreement, split_evenly
 from oclr_jax.tracks import Track, frame_masks
 
 
@@ -20,6 +19,8 @@ class Labels(NamedTuple):
     """What the pipeline finds in a video, on the model grid."""
 
     ids: UInt8[np.ndarray, "t h w"]  # object that is visible, 0 for none
+    # Object behind it as the flow model sees it, the front one of several; 0 for none.
+    hidden: UInt8[np.ndarray, "t h w"]
     order: UInt8[np.ndarray, " n"]  # ids, front to back
     # Of the masks after the refiner: soft IoU of a frame's foreground with that of its neighbours
     # along the flow, 0 without any.
@@ -55,9 +56,8 @@ def _agreement(video: RefinerVideo, tracks: Sequence[Track]) -> Float32[np.ndarr
     agreement = np.zeros(video.clip.count, np.float32)
     for number, shot in enumerate(video.clip.shots):
         objects = [track for track in tracks if track.shot == number]
-        for part in split_evenly(shot, PART_FRAMES) if objects else ():
-            found = collect_votes(video, objects, shot, part).agreement
-            agreement[part.start : part.stop] = found
+        if objects:
+            agreement[shot.start : shot.stop] = shot_agreement(video, objects, shot)
     return agreement
 
 
@@ -71,7 +71,7 @@ def make_labels(
     """Runs the pipeline on a video."""
     tracks, agreement = watch(footage, flow, segmenter, refiners, quiet)
     order = [track.id for track in sorted(tracks, key=lambda track: track.rank)]
-    return Labels(_ids(tracks, footage, segmenter), np.array(order, np.uint8), agreement)
+    return Labels(*_ids(tracks, footage, segmenter), np.array(order, np.uint8), agreement)
 
 
 def measure(
@@ -83,7 +83,8 @@ def measure(
 ) -> Steadiness:
     """As `make_labels`; returns how the masks behave and not the masks."""
     tracks, agreement = watch(footage, flow, segmenter, refiners, quiet)
-    area = (_ids(tracks, footage, segmenter) > 0).mean(axis=(1, 2))
+    ids, _ = _ids(tracks, footage, segmenter)
+    area = (ids > 0).mean(axis=(1, 2))
     return Steadiness(agreement, area.astype(np.float32))
 
 
@@ -102,10 +103,28 @@ def watch(
 
 def _ids(
     tracks: Sequence[Track], footage: Footage, segmenter: Segmenter
-) -> UInt8[np.ndarray, "t h w"]:
+) -> tuple[UInt8[np.ndarray, "t h w"], UInt8[np.ndarray, "t h w"]]:
+    """`Labels.ids` and `Labels.hidden`."""
     model = segmenter.info.model
-    frames = range(footage.clip.count)
-    return np.stack([frame_masks(tracks, f, model.height, model.width)[0] for f in frames])
+    found = [
+        visible_and_hidden(tracks, frame, model.height, model.width)
+        for frame in range(footage.clip.count)
+    ]
+    visible, hidden = (np.stack(ids) for ids in zip(*found, strict=True))
+    return visible, hidden
+
+
+def visible_and_hidden(
+    tracks: Sequence[Track], frame: int, height: int, width: int
+) -> tuple[UInt8[np.ndarray, "height width"], UInt8[np.ndarray, "height width"]]:
+    """The id of the visible object at each pixel of a frame, and of the front one behind it."""
+    ids, amodal = frame_masks(tracks, frame, height, width)
+    hidden = np.zeros_like(ids)
+    for track in sorted(tracks, key=lambda track: track.rank):
+        if track.id in amodal:
+            behind = amodal[track.id] & (ids > 0) & (ids != track.id) & (hidden == 0)
+            hidden[behind] = track.id
+    return ids, hidden
 
 
 def left_out(shots: Sequence[range], frames: int) -> Bool[np.ndarray, " t"]:

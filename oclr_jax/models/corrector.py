@@ -57,6 +57,9 @@ class CorrectorConfig:
     # Subtracted besides, per distance from the given mask in units of the object's size, so that
     # what looks like the object far away from it is not taken for it. 0 as published.
     distance_logit: float = 0.0
+    # Whether `--refine correct` leaves an object as it was if its corrected masks agree less with
+    # each other along the flow than those from before. False as published.
+    keep_steady: bool = False
     compute_dtype: str = "float32"  # "float32" or "bfloat16"; parameters stay float32
 
     def __post_init__(self):

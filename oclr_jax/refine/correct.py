@@ -22,6 +22,7 @@ from oclr_jax.refine.appearance_models import (
 )
 from oclr_jax.refine.refiner import RefinerVideo
 from oclr_jax.refine.select import select_frames
+from oclr_jax.refine.votes import shot_agreement
 from oclr_jax.tracks import StoredMask, Track
 from oclr_jax.video.clip import progress
 
@@ -31,6 +32,8 @@ class Correct:
 
     It needs the qualities that `select` sets. The objects of a shot are refined in groups as large
     as the corrector takes; then a pixel belongs to its most probable object, if that is above 0.5.
+    With `CorrectorConfig.keep_steady` an object stays as it was if its corrected masks are less
+    steady along the flow.
     """
 
     name = "correct"
@@ -77,10 +80,14 @@ class Correct:
                     one = probability[i, ..., k]
                     modal[track.id][frame] = StoredMask.encode(masks[i, ..., k], one)
                     soft[track.id][frame] = video.store_probability(one)
-        return [
+        corrected = [
             dataclasses.replace(track, modal=modal[track.id], modal_probability=soft[track.id])
             for track in tracks
         ]
+        if not self.model.config.keep_steady:
+            return corrected
+        pairs = zip(tracks, corrected, strict=True)
+        return [after if _is_as_steady(video, before, after) else before for before, after in pairs]
 
     def groups(
         self, video: RefinerVideo, tracks: Sequence[Track], shot: range
@@ -144,6 +151,13 @@ class Correct:
         )
         probability = _compile(config)(self.model.params, *inputs)
         return np.asarray(probability)[0, ..., : len(group)]
+
+
+def _is_as_steady(video: RefinerVideo, before: Track, after: Track) -> bool:
+    """Whether the masks of a track still agree at least as much with their neighbours."""
+    shot = video.clip.shots[before.shot]
+    old, new = (shot_agreement(video, [track], shot).mean() for track in (before, after))
+    return bool(new >= old)
 
 
 @lru_cache(maxsize=2)

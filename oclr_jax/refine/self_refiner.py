@@ -6,7 +6,7 @@ pixels is trained on the votes; the logits of both are averaged.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, ClassVar
 
 import jax
@@ -25,14 +25,12 @@ from oclr_jax.refine.appearance import (
 )
 from oclr_jax.refine.joint import visible_masks
 from oclr_jax.refine.refiner import RefinerVideo
-from oclr_jax.refine.votes import collect_votes
+from oclr_jax.refine.votes import PART_FRAMES, collect_votes, split_evenly
 from oclr_jax.tracks import StoredMask, Track
 from oclr_jax.video.resize import resize_image
 
 # The refined masks have SCALE times the height and width of the model grid.
 SCALE = 2
-# At most so many consecutive frames of a shot share a classifier.
-PART_FRAMES = 96
 # The classifier is trained on this share of the frames, those which agree best with their
 # neighbours, less one in HELD_OUT of all, on which it is checked.
 TRAINED_SHARE = 0.75
@@ -110,13 +108,6 @@ class SelfRefiner:
             joint = np.asarray(_average(classifier, trust, features, places[batch], masks))
             for index in range(min(_BATCH, len(part) - first)):
                 yield part[first + index], joint[index, ..., : len(objects) + 1]
-
-
-def split_evenly(shot: range, most: int) -> list[range]:
-    """Splits frames into as few parts as possible, of equal length and at most `most` frames."""
-    count = -(-len(shot) // most)
-    ends = [shot.start + len(shot) * number // max(count, 1) for number in range(count + 1)]
-    return [range(start, end) for start, end in pairwise(ends)]
 
 
 def choose_frames(agreement: Float32[np.ndarray, " t"]) -> tuple[list[int], list[int]]:

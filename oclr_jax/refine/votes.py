@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,8 @@ DECAY = 0.8  # weight of a neighbour, per step
 # Standard deviation of the forward-backward error of flow that holds: one pixel of 240x427, as a
 # share of the diagonal of the frame.
 FLOW_ERROR = 1 / 490
+# At most so many consecutive frames of a shot are voted on, and held in memory, at once.
+PART_FRAMES = 96
 _BATCH = 8  # frames per call of the compiled program
 _FEWEST_CLASSES = 4
 
@@ -63,6 +66,21 @@ def collect_votes(video: RefinerVideo, objects: Sequence[Track], shot: range, pa
     return Votes(masks, agreement)
 
 
+def shot_agreement(
+    video: RefinerVideo, objects: Sequence[Track], shot: range
+) -> Float32[np.ndarray, " t"]:
+    """`Votes.agreement` of the frames of a shot, which need not fit in memory."""
+    parts = split_evenly(shot, PART_FRAMES)
+    return np.concatenate([collect_votes(video, objects, shot, part).agreement for part in parts])
+
+
+def split_evenly(shot: range, most: int) -> list[range]:
+    """Splits frames into as few parts as possible, of equal length and at most `most` frames."""
+    count = -(-len(shot) // most)
+    ends = [shot.start + len(shot) * number // max(count, 1) for number in range(count + 1)]
+    return [range(start, end) for start, end in pairwise(ends)]
+
+
 def _flow_ahead_and_back(
     video: RefinerVideo, frame: int, step: int
 ) -> Float32[np.ndarray, "h w 4"] | None:
@@ -81,7 +99,7 @@ def _with_own(
 ) -> tuple[Float[Array, "n h w c"], Float[Array, " n"]]:
     """Returns the mean of each frame's mask, of weight 1, and the votes; and `Votes.agreement`."""
     one = (1 - own[..., 0]) * weights
-    other = weights - total[..., 0]
+    other = jnp.maximum(weights - total[..., 0], 0)
     both = jnp.minimum(one, other).sum(axis=(1, 2))
     agreement = both / jnp.maximum(jnp.maximum(one, other).sum(axis=(1, 2)), 1e-6)
     return (own + total) / (1 + weights[..., None]), agreement

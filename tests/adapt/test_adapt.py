@@ -14,7 +14,13 @@ from oclr_jax.adapt import work as work_module
 from oclr_jax.adapt.clips import choose_clips, footage_clip
 from oclr_jax.adapt.footage import StoredFlow, open_footage, store_flow
 from oclr_jax.adapt.guard import Verdict, judge
-from oclr_jax.adapt.labels import Labels, Steadiness, left_out, make_labels
+from oclr_jax.adapt.labels import (
+    Labels,
+    Steadiness,
+    left_out,
+    make_labels,
+    visible_and_hidden,
+)
 from oclr_jax.adapt.run import adapt
 from oclr_jax.adapt.settings import AdaptSettings
 from oclr_jax.cli import main
@@ -24,6 +30,7 @@ from oclr_jax.models.oclr import OCLR
 from oclr_jax.refine import adapt as refine_adapt
 from oclr_jax.refine.refiner import open_refiners
 from oclr_jax.refine.self_refiner import SelfRefiner
+from oclr_jax.tracks import StoredMask, Track
 from oclr_jax.train.tasks.segmentation import init_params
 from oclr_jax.weights.file import load_weights, save_weights
 from tests.clips import CONFIG, INFO, motion_segmenter, moving_clip, square_masks, write_frames
@@ -336,10 +343,30 @@ def test_labels_are_the_refined_masks_and_clips_avoid_left_out_frames(video, sto
     assert fast > 1.5 * slow
 
 
+def test_what_is_behind_another_object_stays_in_the_amodal_label(stored):
+    front, back = np.zeros((2, 32, 48), bool)
+    front[8:24, 8:24] = True
+    back[8:24, 16:40] = True
+    tracks = [
+        Track(id, rank, 0, amodal={0: StoredMask.encode(mask, mask.astype(np.float32))})
+        for id, rank, mask in ((2, 1, back), (1, 0, front))
+    ]
+    ids, hidden = visible_and_hidden(tracks, 0, 32, 48)
+    np.testing.assert_array_equal(ids, np.where(front, 1, np.where(back, 2, 0)))
+    np.testing.assert_array_equal(hidden, np.where(front & back, 2, 0))
+    every = [np.repeat(x[None], FRAMES, axis=0) for x in (ids, hidden)]
+    labels = Labels(*every, np.array([1, 2], np.uint8), np.ones(FRAMES, np.float32))
+    clip = footage_clip(labels, stored, range(4), (1, -1))
+    for layer, mask in ((0, front), (1, back)):
+        np.testing.assert_array_equal(clip["amodal"][0, ..., layer], mask)
+    np.testing.assert_array_equal(clip["modal"][0, ..., 1], back & ~front)
+
+
 def test_frames_whose_masks_do_not_hold_are_in_no_clip(stored):
     agreement = np.ones(FRAMES, np.float32)
     agreement[5] = 0.3
-    labels = Labels(np.ones((FRAMES, 32, 48), np.uint8), np.array([1], np.uint8), agreement)
+    ids = np.ones((FRAMES, 32, 48), np.uint8)
+    labels = Labels(ids, np.zeros_like(ids), np.array([1], np.uint8), agreement)
     places = choose_clips([labels], [stored], (1, -1), frames=3)
     assert places and not any(5 in place.frames for place in places)
 

@@ -1,5 +1,6 @@
 """`--refine select,correct`: which masks are exemplars, what the models see, and what comes out."""
 
+import dataclasses
 import json
 
 import jax
@@ -33,6 +34,7 @@ from oclr_jax.video.resize import resize_image, resize_mask
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import save_weights
 from tests.clips import motion_segmenter, moving_clip, write_frames
+from tests.refine.scenes import WIDTH, SceneVideo, box_masks, make_tracks
 from tests.torch_import import torch_writer
 
 FRAMES = 5
@@ -127,6 +129,39 @@ def test_masks_of_any_program_are_refined(tmp_path, folders, weights, monkeypatc
     assert [each["name"] for each in record["refiners"]] == ["select", "correct"]
     assert cli.main(command) == 2
     assert cli.main([*command, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(("keep_steady", "worse"), [(True, True), (True, False), (False, True)])
+def test_an_object_that_would_become_less_steady_can_be_left_as_it_was(
+    weights, monkeypatch, keep_steady, worse
+):
+    """Flicker is not taken for a correction; what removes it is."""
+    steady = box_masks(9)
+    flicker = steady.copy()
+    flicker[::2, :, WIDTH // 3 :] = 0.02
+    before, after = (steady, flicker) if worse else (flicker, steady)
+
+    def corrected(config):
+        def correct(params, images, masks, features, exemplars, frames):
+            found = np.zeros(masks.shape, np.float32)
+            for i, frame in enumerate(frames[0]):
+                found[0, i, ..., 0] = resize_image(after[frame], *SIZE)
+            return found
+
+        return correct
+
+    monkeypatch.setattr(correct, "_compile", corrected)
+    model = load_appearance_model("corrector", weights)
+    config = dataclasses.replace(model.config, keep_steady=keep_steady)
+    refiner = correct.Correct(model=dataclasses.replace(model, config=config))
+    (track,) = make_tracks(before[..., None])
+    track.quality.update(dict.fromkeys(range(9), 0.0))
+    (found,) = refine_tracks([refiner], SceneVideo(9), [track])
+    if keep_steady and worse:
+        assert found.modal == track.modal
+    else:
+        masks = np.stack([found.modal[frame].decode() for frame in range(9)])
+        assert (masks != [resize_mask(each > 0.5, *SIZE) for each in after]).mean() < 0.02
 
 
 def test_the_corrector_sees_exemplars_of_the_whole_shot(folders, weights, monkeypatch):

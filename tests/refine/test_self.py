@@ -6,7 +6,7 @@ import pytest
 from oclr_jax.ops.metrics import jaccard
 from oclr_jax.refine import appearance, self_refiner, votes
 from oclr_jax.refine.refiner import DEFAULT_REFINERS, open_refiners, refine_tracks
-from oclr_jax.refine.self_refiner import SelfRefiner, choose_frames, split_evenly
+from oclr_jax.refine.self_refiner import SelfRefiner, choose_frames
 from oclr_jax.tracks import Track
 from tests.refine.scenes import HEIGHT, WIDTH, SceneVideo, box_frames, box_masks, make_tracks
 
@@ -143,10 +143,14 @@ def test_one_program_serves_videos_of_all_lengths():
 
 
 def test_long_shots_are_refined_in_parts(monkeypatch):
+    whole = votes.shot_agreement(SceneVideo(FRAMES), make_tracks(noisy_masks()), range(FRAMES))
     monkeypatch.setattr(self_refiner, "PART_FRAMES", 5)
+    monkeypatch.setattr(votes, "PART_FRAMES", 5)
     assert jaccard(modal(refine(noisy_masks())[0]), truth()).mean() > 0.7
-    assert split_evenly(range(3, 15), 5) == [range(3, 7), range(7, 11), range(11, 15)]
-    assert split_evenly(range(0), 5) == []
+    parts = votes.shot_agreement(SceneVideo(FRAMES), make_tracks(noisy_masks()), range(FRAMES))
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+    assert votes.split_evenly(range(3, 15), 5) == [range(3, 7), range(7, 11), range(11, 15)]
+    assert votes.split_evenly(range(0), 5) == []
 
 
 def test_training_leaves_out_frames_that_do_not_agree():
