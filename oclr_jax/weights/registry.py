@@ -51,6 +51,20 @@ KNOWN = (
         megabytes=10,
     ),
     KnownWeights(
+        "refine-small-selector",
+        "selector",
+        "--refine appearance, select; small model with a backbone of its own (default)",
+        "refine-small-selector.safetensors",
+        megabytes=3,
+    ),
+    KnownWeights(
+        "refine-small-corrector",
+        "corrector",
+        "--refine appearance, correct; small model with a backbone of its own (default)",
+        "refine-small-corrector.safetensors",
+        megabytes=1,
+    ),
+    KnownWeights(
         "oclr-released",
         "oclr",
         "segmentation; the authors' flow-only model, trained on RAFT flow",

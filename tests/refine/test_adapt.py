@@ -7,7 +7,7 @@ import pytest
 from oclr_jax.errors import UserError
 from oclr_jax.models import corrector
 from oclr_jax.pipeline import segment_video
-from oclr_jax.refine import adapt
+from oclr_jax.refine import adapt, appearance_models
 from oclr_jax.refine.adapt import Adapt, CorrectorTraining, Example, make_step
 from tests.clips import moving_clip
 from tests.refine.test_select_and_correct import (  # noqa: F401, fixtures
@@ -91,7 +91,8 @@ def test_the_video_is_learned_and_nothing_else_changes(weights, monkeypatch):  #
     assert len(seen) == 6 and losses[0].reconstruction > 0 == losses[1].reconstruction
 
 
-def test_adapt_alone_is_refused(weights):  # noqa: F811
+def test_adapt_alone_is_refused(weights, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(appearance_models, "SHIPPED", tmp_path)
     with pytest.raises(UserError, match="appearance,adapt"):
         segment_video(moving_clip(FRAMES), refine=["adapt"], refine_weights=weights)
     with pytest.raises(UserError, match="no weights of the"):

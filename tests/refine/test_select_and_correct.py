@@ -21,7 +21,7 @@ from oclr_jax.ops.selection import (
     take_own_frames,
 )
 from oclr_jax.pipeline import segment_video
-from oclr_jax.refine import correct
+from oclr_jax.refine import appearance_models, correct
 from oclr_jax.refine.appearance_models import load_appearance_model
 from oclr_jax.refine.refiner import RefinerVideo, open_refiners, refine_tracks
 from oclr_jax.refine.select import judge_masks, select_frames
@@ -224,8 +224,9 @@ def test_select_prints_scores_and_draws_a_sheet(tmp_path, folders, weights, caps
         (["appearance"], "empty", "has 0 files of weights with selector"),
     ],
 )
-def test_what_is_missing_is_said(tmp_path, weights, names, folder, says):
+def test_what_is_missing_is_said(tmp_path, weights, monkeypatch, names, folder, says):
     (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(appearance_models, "SHIPPED", tmp_path)
     place = {"weights": weights, None: None}.get(folder, tmp_path / str(folder))
     with pytest.raises(UserError, match=says):
         segment_video(moving_clip(FRAMES), refine=names, refine_weights=place)
