@@ -133,12 +133,13 @@ def _small(config: ConfigDict) -> None:
     """Narrow layers, short and small clips, for CPU cores.
 
     python launch/train.py --config configs/corrector.py:small --workdir workdirs/corrector-small
-    Cost: 8,000 steps of 0.8 s on one core. Expected: J of 0.557 on validation, from 0.525 before;
-    at 4,500 steps it does harm on real video (docs/training_log.md).
+    Cost: 8,000 steps of 0.8 s on one core. The weights `refine-small` took 7,500 steps in three
+    runs (docs/training_log.md), of which the last had all of this: J of 0.568 on validation, from
+    0.525 before.
 
-    It starts from the given masks, and its attention maps are taught to find the objects, as a
-    backbone from scratch does not by itself. Masks are corrupted less often than by default, so
-    that it learns to leave good ones as they are.
+    It starts from the given masks, stays near them, and its attention maps are taught to find the
+    objects, as a backbone from scratch does not by itself. Masks are corrupted less often than by
+    default, so that it learns to leave good ones as they are.
     """
     _own(config)
     config.name = "refine-small-corrector"

@@ -13,6 +13,7 @@ from oclr_jax.errors import UserError
 from oclr_jax.mask_folder import read_tracks
 from oclr_jax.models import corrector, dino, selector
 from oclr_jax.models.parameters import flatten
+from oclr_jax.ops.metrics import jaccard
 from oclr_jax.ops.selection import (
     frame_windows,
     one_object_per_pixel,
@@ -162,6 +163,18 @@ def test_an_object_that_would_become_less_steady_can_be_left_as_it_was(
     else:
         masks = np.stack([found.modal[frame].decode() for frame in range(9)])
         assert (masks != [resize_mask(each > 0.5, *SIZE) for each in after]).mean() < 0.02
+
+
+def test_the_weights_of_the_package_find_lost_objects_again():
+    """Half of the box is missing in every third frame, and all of it in one."""
+    masks = box_masks(12)
+    masks[1::3, :16] = masks[7] = 0.02
+    (given,) = make_tracks(masks[..., None])
+    (track,) = refine_tracks(open_refiners(["appearance"]), SceneVideo(12), [given])
+    found = np.stack([resize_mask(track.modal[frame].decode(), 32, 64) for frame in range(12)])
+    before, after = (jaccard(each > 0.5, box_masks(12) > 0.5) for each in (masks, found))
+    assert before[7] == 0 and after[7] > 0.8
+    assert after.mean() > before.mean() + 0.08 and after.min() > 0.55
 
 
 def test_the_corrector_sees_exemplars_of_the_whole_shot(folders, weights, monkeypatch):
