@@ -35,7 +35,7 @@ class AdaptSettings:
     gaps: tuple[int, ...] = (1, 1, 2)
     # The weights that are checked and kept are a mean: this much of the trained ones, the rest of
     # those before. It is steadier than either.
-    trained_share: float = 0.4
+    trained_share: float = 0.25
     passes: int = 4  # of the flow model for the labels
     # The corrector.
     corrector_passes: int = 4  # over all videos
