@@ -154,10 +154,16 @@ class Correct:
 
 
 def _is_as_steady(video: RefinerVideo, before: Track, after: Track) -> bool:
-    """Whether the masks of a track still agree at least as much with their neighbours."""
+    """Whether the masks of a track still agree at least as much with their neighbours.
+
+    It is judged in the frames in which the object had a mask, so that an object that is found in a
+    few frames only does not count as steadier for being found everywhere.
+    """
     shot = video.clip.shots[before.shot]
-    old, new = (shot_agreement(video, [track], shot).mean() for track in (before, after))
-    return bool(new >= old)
+    masks = {frame: before.modal.get(frame, before.amodal.get(frame)) for frame in shot}
+    present = [mask is not None and bool(mask.decode().any()) for mask in masks.values()]
+    old, new = (shot_agreement(video, [track], shot)[present] for track in (before, after))
+    return bool(new.sum() >= old.sum())
 
 
 @lru_cache(maxsize=2)

@@ -26,6 +26,7 @@ from oclr_jax.refine import appearance_models, correct
 from oclr_jax.refine.appearance_models import load_appearance_model
 from oclr_jax.refine.refiner import RefinerVideo, open_refiners, refine_tracks
 from oclr_jax.refine.select import judge_masks, select_frames
+from oclr_jax.refine.votes import shot_agreement
 from oclr_jax.torch_import.names_corrector import corrector_entries, dead_shapes
 from oclr_jax.torch_import.names_dino import dino_entries
 from oclr_jax.torch_import.names_selector import selector_entries
@@ -35,7 +36,7 @@ from oclr_jax.video.resize import resize_image, resize_mask
 from oclr_jax.weights.description import WeightsInfo
 from oclr_jax.weights.file import save_weights
 from tests.clips import motion_segmenter, moving_clip, write_frames
-from tests.refine.scenes import WIDTH, SceneVideo, box_masks, make_tracks
+from tests.refine.scenes import HEIGHT, WIDTH, SceneVideo, box_masks, make_tracks
 from tests.torch_import import torch_writer
 
 FRAMES = 5
@@ -163,6 +164,19 @@ def test_an_object_that_would_become_less_steady_can_be_left_as_it_was(
     else:
         masks = np.stack([found.modal[frame].decode() for frame in range(9)])
         assert (masks != [resize_mask(each > 0.5, *SIZE) for each in after]).mean() < 0.02
+
+
+def test_an_object_of_some_frames_is_judged_in_these_frames():
+    """Found everywhere, but with flicker where it was steady."""
+    before = np.full((24, HEIGHT, WIDTH), 0.02, np.float32)
+    before[8:16] = box_masks(24)[8:16]
+    after = box_masks(24)
+    after[8:16:2, :16] = 0.02
+    video = SceneVideo(24)
+    tracks = [make_tracks(masks[..., None])[0] for masks in (before, after)]
+    mean = [shot_agreement(video, [track], range(24)).mean() for track in tracks]
+    assert mean[1] > mean[0] and not correct._is_as_steady(video, *tracks)
+    assert correct._is_as_steady(video, tracks[0], make_tracks(box_masks(24)[..., None])[0])
 
 
 def test_the_weights_of_the_package_find_lost_objects_again():
