@@ -48,7 +48,7 @@ NOT_RUN = {
     r"^oclr propagate|--refine \S*(tta|sam)": "needs the weights of others",
     r"--flow raft|--weights (oclr-released|WEIGHTS|workdirs)|ckpt_davis": "needs trained weights",
     r"--weights IN\.pth": "needs weights of RAFT, with which released models were trained",
-    r"--refine-weights (REFINE|adapted)": "needs trained weights; tests/refine, tests/test_programs.py",
+    r"--refine-weights (REFINE|adapted)": "tests/refine and tests/test_programs.py have some",
     r"^oclr (serve|view)": "runs until it is stopped; tests/web",
     r"^ffmpeg|/dev/video0": "needs ffmpeg or a camera; tests/test_online.py has the same streams",
 }
