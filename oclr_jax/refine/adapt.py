@@ -20,12 +20,11 @@ from oclr_jax.errors import UserError
 from oclr_jax.models.corrector import Corrector, CorrectorConfig, Exemplars
 from oclr_jax.ops.refinement_losses import CorrectorLossWeights, corrector_loss
 from oclr_jax.ops.selection import frame_windows
-from oclr_jax.refine.appearance_models import network_images
+from oclr_jax.refine.appearance_models import network_images, visible_masks
 from oclr_jax.refine.correct import Correct
 from oclr_jax.refine.refiner import RefinerVideo
 from oclr_jax.tracks import Track
 from oclr_jax.video.clip import progress
-from oclr_jax.video.resize import resize_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +78,9 @@ class Adapt:
         """As `Refiner`.
 
         Raises:
-          UserError: the masks were not corrected before.
+          UserError: the masks have no qualities.
         """
-        if any(not (track.quality and track.modal_probability) for track in tracks):
+        if any(not track.quality for track in tracks):
             raise UserError(
                 "The refiner adapt needs select,correct before it; give appearance,adapt."
             )
@@ -164,13 +163,12 @@ def _example(
     model, frames = correct.model, window.frames
     size = model.config.height, model.config.width
     features = model.features(video)
-    by_id = {track.id: track for track in tracks}
+    ids = [track.id for track in tracks]
+    columns = [ids.index(track.id) for track in window.group]
     masks = np.zeros((len(frames), *size, model.config.objects), np.uint8)
-    for place, track in enumerate(window.group):
-        for i, frame in enumerate(frames):
-            stored = by_id[track.id].modal.get(int(frame))
-            if stored is not None:
-                masks[i, ..., place] = resize_mask(stored.decode(), *size)
+    for i, frame in enumerate(frames):
+        # Also of objects that were not corrected, which have no modal masks.
+        masks[i, ..., : len(columns)] = visible_masks(tracks, int(frame), *size)[..., columns]
     return Example(
         images=network_images(model.images(video), frames.tolist())[None],
         features=np.stack([features[frame] for frame in frames]).astype(np.float32)[None],

@@ -1,14 +1,18 @@
 """`--refine appearance,adapt`: what the corrector is trained on, and that it is the video's own."""
 
+import dataclasses
+
 import jax
 import numpy as np
+import optax
 import pytest
 
 from oclr_jax.errors import UserError
 from oclr_jax.models import corrector
 from oclr_jax.pipeline import segment_video
-from oclr_jax.refine import adapt, appearance_models
+from oclr_jax.refine import adapt, appearance_models, correct
 from oclr_jax.refine.adapt import Adapt, CorrectorTraining, Example, make_step
+from oclr_jax.refine.appearance_models import load_appearance_model
 from tests.clips import moving_clip
 from tests.refine.test_select_and_correct import (  # noqa: F401, fixtures
     CORRECTOR,
@@ -89,6 +93,31 @@ def test_the_video_is_learned_and_nothing_else_changes(weights, monkeypatch):  #
         0,
     ]
     assert len(seen) == 6 and losses[0].reconstruction > 0 == losses[1].reconstruction
+
+
+def test_an_object_that_was_not_corrected_is_learned_as_it_is(weights, monkeypatch):  # noqa: F811
+    """It has no modal masks; the flow model's are its labels."""
+    model = load_appearance_model("corrector", weights)
+    model = dataclasses.replace(model, config=dataclasses.replace(CORRECTOR, keep_steady=True))
+    monkeypatch.setattr(correct, "load_appearance_model", lambda *_: model)
+    monkeypatch.setattr(correct, "_is_as_steady", lambda *_: False)
+    seen = []
+
+    def spy(*_):
+        def step(params, state, one, key):
+            seen.append(one)
+            return params, state, 0.0
+
+        return step, optax.adam(1e-3)
+
+    monkeypatch.setattr(adapt, "make_step", spy)
+    frames, options = moving_clip(FRAMES), {"refine_weights": weights}
+    result = segment_video(frames, refine=["appearance", "adapt"], **options)
+    assert len(seen) == CorrectorTraining().steps
+    for one in seen:
+        shown = one.labels.any(axis=(2, 3))[one.known]
+        assert shown.all()
+    np.testing.assert_array_equal(result.masks, segment_video(frames, refine=[]).masks)
 
 
 def test_adapt_alone_is_refused(weights, tmp_path, monkeypatch):  # noqa: F811
