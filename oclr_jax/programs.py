@@ -91,7 +91,8 @@ def export_model(
             raise UserError(f"The program {program} has its weights from --refine-weights.")
         model = load_appearance_model(program, refine_weights)
         config = dataclasses.replace(model.config, compute_dtype=precision)
-        model = dataclasses.replace(model, config=config)
+        params = jax.tree.map(jnp.asarray, model.params)
+        model = dataclasses.replace(model, config=config, params=params)
         make = _selector_program if program == "selector" else _corrector_program
         made = make(model)
     (batch,) = export.symbolic_shape("b")
@@ -159,7 +160,7 @@ def _flow_program(weights: str | os.PathLike | None, precision: str) -> _Program
 
 
 def _about(model: AppearanceModel) -> dict[str, Any]:
-    return {"weights": model.name, "backbone": model.config.backbone}
+    return {"weights": model.info.name, "backbone": model.config.backbone}
 
 
 def _features(model: AppearanceModel, images: jax.Array) -> jax.Array:
