@@ -63,6 +63,8 @@ def _paper() -> ConfigDict:
     data.extra_datasets = ()  # folders of further datasets (with dataset_info.json) to train on
     data.flow = "estimated"  # input of the model: "estimated" or "exact" flow
     data.stride = 1  # largest distance between consecutive frames of a training clip
+    # Probability that a part of an object rests for some frames of a clip; not in the paper.
+    data.rest = 0.0
     data.online = False  # render an endless stream of scenes of `train` instead of reading it
     data.images = ""  # online: folder of textures; empty: procedural
     data.silhouettes = ""  # online: folder of annotations; empty: procedural
@@ -112,6 +114,7 @@ def _small(config: ConfigDict) -> None:
     config.model.order_from = "overlap"
     config.data.train = "syn_small"
     config.data.validation = "syn_small"
+    config.data.rest = 0.3
     config.batch_size = 3
     config.steps = 5_000
     config.loss.query = 1.0

@@ -7,6 +7,7 @@ Every transform changes all fields of a clip together, so they stay aligned. Flo
 from dataclasses import dataclass
 from typing import TypedDict, TypeVar
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
@@ -45,6 +46,7 @@ class Augmentation:
     camera: float = 0.3  # probability of additional camera motion
     camera_pan: float = 3.0  # px per frame; largest additional pan along each axis
     camera_shear: float = 2.0  # px per frame; largest zoom, rotation or shear at the grid's border
+    rest: float = 0.0  # probability that a part of an object rests for some frames; `rest_part`
 
 
 NO_AUGMENTATION = Augmentation(
@@ -66,6 +68,8 @@ def augment(clip: FlowClip, rng: np.random.Generator, settings: Augmentation) ->
         zoomed = crop_zoom(clip, window)
         # A crop without objects teaches nothing.
         clip = zoomed if visible_layers(zoomed["modal"]).any() else clip
+    if rng.random() < settings.rest:
+        clip = rest_part(clip, rng)
     low, high = np.log([settings.min_speed, settings.max_speed])
     clip = scale_speed(clip, float(np.exp(rng.uniform(low, high))))
     if rng.random() < settings.camera:
@@ -163,6 +167,46 @@ def add_camera(clip: FlowClip, camera: Float32[np.ndarray, "s 2 3"]) -> FlowClip
     rows = (pan[:, None] + along_x[:, None] * x[:, None]).astype(np.float32)
     columns = (along_y[:, None] * y[:, None]).astype(np.float32)
     flow = clip["flow"] + rows[:, None] + columns[:, :, None]
+    return {**clip, "flow": flow}
+
+
+def rest_part(clip: FlowClip, rng: np.random.Generator) -> FlowClip:
+    """Lets a part of a random object, or all of it, rest for up to half of the clip.
+
+    Its flow becomes that of the background, an affine motion and its deviations elsewhere; masks
+    stay. What it belongs to is then only seen in other frames.
+    """
+    frames, height, width = clip["flow"].shape[:3]
+    layers = np.flatnonzero(visible_layers(clip["modal"]))
+    if not len(layers):
+        return clip
+    modal = clip["modal"][..., rng.choice(layers)].astype(bool)
+    background = ~clip["modal"].any(axis=-1)
+    count = int(rng.integers(1, max(2, frames // 2 + 1)))
+    first = int(rng.integers(frames - count + 1))
+    angle, edge = rng.uniform(0, 2 * np.pi), rng.uniform(-2.5, 1.0)
+    shift = rng.integers([height, width])
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    along = np.cos(angle) * x * (width / height) + np.sin(angle) * y
+    basis = np.stack([np.ones_like(x), x, y], -1)
+    flow = clip["flow"].copy()
+    for t in range(first, first + count):
+        if not modal[t].any() or background[t].mean() < 0.1:
+            continue
+        inside = along[modal[t]]
+        # The edge of the part, in standard deviations from the middle of the object.
+        part = modal[t] & (along >= inside.mean() + edge * inside.std())
+        known = background[t][::2, ::2]
+        points, values = basis[::2, ::2][known], flow[t, ::2, ::2][known]
+        motion = np.linalg.solve(
+            points.T @ points + 1e-3 * np.eye(3, dtype=np.float32), points.T @ values
+        )
+        camera = basis @ motion
+        noise = np.where(background[t][..., None], flow[t] - camera, 0)
+        # Estimated flow spills over outlines, which would give the part away.
+        part = cv2.dilate(part.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+        part &= background[t] | modal[t]
+        flow[t][part] = (camera + np.roll(noise, shift, axis=(0, 1)))[part]
     return {**clip, "flow": flow}
 
 

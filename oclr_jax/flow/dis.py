@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from oclr_jax.errors import UserError
+from oclr_jax.flow.sharpen import sharpen
 from oclr_jax.video.resize import resize_image
 
 
@@ -88,3 +89,40 @@ class DIS:
 
     def _grey(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W"]:
         return cv2.cvtColor(resize_image(frame, self.height, self.width), cv2.COLOR_RGB2GRAY)
+
+
+@dataclass(frozen=True)
+class SharpDIS(DIS):
+    """DIS in both directions, with motion boundaries that follow those of colour; see `sharpen`."""
+
+    def __call__(
+        self, first: UInt8[np.ndarray, "n h w 3"], second: UInt8[np.ndarray, "n h w 3"]
+    ) -> Float32[np.ndarray, "n H W 2"]:
+        """Flow from `first` to `second` (RGB), in pixels of the working grid."""
+        flows = self.one_way(first, second), self.one_way(second, first)
+        return self.combine(*flows, first, second)
+
+    def one_way(
+        self, first: UInt8[np.ndarray, "n h w 3"], second: UInt8[np.ndarray, "n h w 3"]
+    ) -> Float32[np.ndarray, "n H W 2"]:
+        """The flow of DIS from `first` to `second`."""
+        return super().__call__(first, second)
+
+    def combine(
+        self,
+        flow: Float32[np.ndarray, "n H W 2"],
+        backward: Float32[np.ndarray, "n H W 2"],
+        first: UInt8[np.ndarray, "n h w 3"],
+        second: UInt8[np.ndarray, "n h w 3"],
+    ) -> Float32[np.ndarray, "n H W 2"]:
+        """As `TwoWayEstimator`."""
+        size = self.height, self.width
+        sharp = np.empty_like(flow)
+        for index, (here, there) in enumerate(zip(first, second, strict=True)):
+            images = resize_image(here, *size), resize_image(there, *size)
+            sharp[index] = sharpen(flow[index], backward[index], *images)
+        return sharp
+
+    def settings(self) -> dict[str, Any]:
+        """As `FlowEstimator`."""
+        return {**super().settings(), "estimator": "dis-sharp"}

@@ -36,6 +36,31 @@ class FlowEstimator(Protocol):
         ...
 
 
+@runtime_checkable
+class TwoWayEstimator(FlowEstimator, Protocol):
+    """An estimator that makes the flow of a pair from the flows in both directions.
+
+    `estimator(first, second)` is `combine` of the flows `one_way(first, second)` and
+    `one_way(second, first)`. Who needs flow in both directions estimates each only once.
+    """
+
+    def one_way(
+        self, first: UInt8[np.ndarray, "n h w 3"], second: UInt8[np.ndarray, "n h w 3"]
+    ) -> Float32[np.ndarray, "n H W 2"]:
+        """What is estimated in one direction, as `FlowEstimator`."""
+        ...
+
+    def combine(
+        self,
+        flow: Float32[np.ndarray, "n H W 2"],
+        backward: Float32[np.ndarray, "n H W 2"],
+        first: UInt8[np.ndarray, "n h w 3"],
+        second: UInt8[np.ndarray, "n h w 3"],
+    ) -> Float32[np.ndarray, "n H W 2"]:
+        """The flow from `first` to `second`, of that and of the flow from `second` to `first`."""
+        ...
+
+
 def estimate(
     estimator: FlowEstimator,
     first: UInt8[np.ndarray, "n h w 3"],
@@ -46,7 +71,13 @@ def estimate(
     Raises:
       UserError: a value is not finite.
     """
-    flow = estimator(first, second)
+    return check_finite(estimator, estimator(first, second))
+
+
+def check_finite(
+    estimator: FlowEstimator, flow: Float32[np.ndarray, "n H W 2"]
+) -> Float32[np.ndarray, "n H W 2"]:
+    """The same flow. Raises UserError if a value is not finite."""
     if not np.isfinite(flow).all():
         raise UserError(
             f"The flow estimator {estimator.settings()} returned values that are not finite; "

@@ -6,8 +6,11 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from oclr_jax.errors import UserError
-from oclr_jax.flow.estimator import FlowEstimator, estimate
+from oclr_jax.flow.estimator import FlowEstimator, TwoWayEstimator, check_finite, estimate
 from oclr_jax.video.resize import resize_image
+
+Pair = tuple[int, int]  # numbers of the first and the second frame
+Flows = dict[Pair, Float32[np.ndarray, "H W 2"]]
 
 
 def neighbour(index: int, gap: int, count: int) -> tuple[int, int]:
@@ -49,19 +52,22 @@ def stream_gap_flows(
     batch = batch or estimator.batch
     reach = max(abs(gap) for gap in gaps)
     held: dict[int, np.ndarray] = {}
+    known: Flows = {}
     read = done = 0
     for frame in frames:
         held[read] = resize_image(frame, *estimator.working_size(*frame.shape[:2]))
         read += 1
         if read - done >= reach + batch:
             # All later frames within reach exist, so the number of frames does not matter yet.
-            yield from _frame_flows(held, range(done, done + batch), read, gaps, estimator)
+            yield from _frame_flows(held, range(done, done + batch), read, gaps, estimator, known)
             done += batch
             for index in range(done - batch - reach, done - reach):
                 held.pop(index, None)
+            for pair in [pair for pair in known if min(pair) < done - reach]:
+                del known[pair]
     while done < read:
         indices = range(done, min(done + batch, read))
-        yield from _frame_flows(held, indices, read, gaps, estimator)
+        yield from _frame_flows(held, indices, read, gaps, estimator, known)
         done = indices.stop
 
 
@@ -98,11 +104,29 @@ def _frame_flows(
     count: int,
     gaps: Sequence[int],
     estimator: FlowEstimator,
+    known: Flows,
 ) -> Iterator[Float32[np.ndarray, "H W c"]]:
     wanted = {index: [neighbour(index, gap, count) for gap in gaps] for index in indices}
     pairs = sorted({(index, target) for index in indices for target, _ in wanted[index]})
-    first, second = (np.stack([held[frame] for frame in side]) for side in zip(*pairs, strict=True))
-    by_pair = dict(zip(pairs, estimate(estimator, first, second), strict=True))
+    by_pair = _pair_flows(held, pairs, estimator, known)
     for index in indices:
         flows = [sign * by_pair[index, target] for target, sign in wanted[index]]
         yield np.concatenate(flows, axis=-1)
+
+
+def _pair_flows(
+    held: dict[int, np.ndarray], pairs: list[Pair], estimator: FlowEstimator, known: Flows
+) -> Flows:
+    """The flow of each pair. `known` gets what a `TwoWayEstimator` found in one direction."""
+
+    def frames(pairs):
+        return (np.stack([held[frame] for frame in side]) for side in zip(*pairs, strict=True))
+
+    if not isinstance(estimator, TwoWayEstimator):
+        return dict(zip(pairs, estimate(estimator, *frames(pairs)), strict=True))
+    missing = sorted({*pairs, *(pair[::-1] for pair in pairs)} - known.keys())
+    if missing:
+        known.update(zip(missing, estimator.one_way(*frames(missing)), strict=True))
+    flow, backward = np.stack([known[p] for p in pairs]), np.stack([known[p[::-1]] for p in pairs])
+    combined = check_finite(estimator, estimator.combine(flow, backward, *frames(pairs)))
+    return dict(zip(pairs, combined, strict=True))

@@ -3,6 +3,7 @@
 Every command takes the same option:
 
   dis, dis:PRESET              DIS of OpenCV; presets are ultrafast, fast, medium, fine
+  dis-sharp, dis-sharp:PRESET  DIS with motion boundaries that follow those of colour
   raft, raft-small             RAFT or RAFT-small with the released weights, from the cache folder
   raft:WEIGHTS                 RAFT with these weights: a file, or a name in the cache folder
   raft-small:WEIGHTS           the same, and refused if the weights are not those of RAFT-small
@@ -18,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from oclr_jax.errors import UserError
-from oclr_jax.flow.dis import DIS
+from oclr_jax.flow.dis import DIS, SharpDIS
 from oclr_jax.flow.estimator import FlowEstimator
 from oclr_jax.flow.folder import FlowFolder
 from oclr_jax.video.clip import Clip
 from oclr_jax.weights.registry import find_weights
 
-ESTIMATORS = ("dis", "raft", "raft-small")
-GRAMMAR = "dis[:PRESET], raft[:WEIGHTS] or raft-small[:WEIGHTS]"
+ESTIMATORS = ("dis", "dis-sharp", "raft", "raft-small")
+_DIS = {"dis": DIS, "dis-sharp": SharpDIS}
+GRAMMAR = "dis[:PRESET], dis-sharp[:PRESET], raft[:WEIGHTS] or raft-small[:WEIGHTS]"
 
 # The settings in which flow of training and use is compared.
 _COMPARED = ("estimator", "weights", "preset", "height", "width")
@@ -52,12 +54,11 @@ def open_estimator(
     if name not in ESTIMATORS:
         raise UserError(f"There is no flow estimator {option!r}; choose {GRAMMAR}.")
     if colon and not argument:
-        what = "a preset" if name == "dis" else "the weights, a file or a name in the cache folder"
+        what = "a preset" if name in _DIS else "the weights, a file or a name in the cache folder"
         raise UserError(f"The flow option {option!r} ends after the colon; add {what}.")
-    kind = "dis" if name == "dis" else "raft"
-    settings = {**(defaults or {}).get(kind, {}), "estimator": name}
+    settings = {**(defaults or {}).get(_kind(name), {}), "estimator": name}
     if argument:
-        settings["preset" if name == "dis" else "weights"] = argument
+        settings["preset" if name in _DIS else "weights"] = argument
     elif name == "raft-small":
         settings.pop("weights", None)  # those of RAFT, where a model was trained with it
     return from_settings(_with_precision(settings, precision))
@@ -73,8 +74,8 @@ def from_settings(settings: Settings) -> FlowEstimator:
     name = fields.pop("estimator", None)
     if name not in ESTIMATORS:
         raise UserError(f"There is no flow estimator {name!r}; choose {GRAMMAR}.")
-    if name == "dis":
-        build = DIS
+    if name in _DIS:
+        build = _DIS[name]
     else:
         from oclr_jax.flow.raft import open_raft
 
@@ -123,7 +124,7 @@ def model_estimator(
     option = os.fspath(option)
     if option.partition(":")[0] in ESTIMATORS:
         trained = {name: value for name, value in trained_on.items() if name != "estimator"}
-        return open_estimator(option, {trained_on.get("estimator", ""): trained}, precision)
+        return open_estimator(option, {_kind(trained_on.get("estimator", "")): trained}, precision)
     if not os.path.isdir(option):
         problem = "is a file, not a folder" if Path(option).is_file() else "does not exist"
         raise UserError(
@@ -157,6 +158,11 @@ def warn_of_other_flow(weights: str, trained_on: Settings, used: Settings) -> No
         )
 
 
+def _kind(estimator: str) -> str:
+    """The estimator whose settings hold for this one too."""
+    return "dis" if estimator in _DIS else "raft" if estimator in ESTIMATORS else ""
+
+
 def _compared(settings: Settings) -> dict[str, Any]:
     values = {name: settings[name] for name in _COMPARED if name in settings}
     if "weights" in values:
@@ -175,7 +181,7 @@ def _described(settings: Mapping[str, Any]) -> str:
 def _with_precision(settings: Settings, precision: str | None) -> Settings:
     """The settings for this machine: the precision of another one is not taken over."""
     settings = {name: value for name, value in settings.items() if name != "precision"}
-    if precision is not None and settings.get("estimator") != "dis":
+    if precision is not None and settings.get("estimator") not in _DIS:
         settings["precision"] = precision
     return settings
 

@@ -20,12 +20,15 @@ from data_pipelines.loaders.clip_transforms import (
     random_camera,
     random_window,
     resize_clip,
+    rest_part,
     reverse_time,
     scale_speed,
     visible_layers,
 )
 
 T, H, W, K = 4, 24, 32, 3
+# A zoom and a pan, the same from each frame to the next.
+CAMERA = np.broadcast_to(np.float32([[1.0, 0.5, 0.0], [-0.5, 0.0, 0.5]]), (T + 1, 2, 3))
 
 
 def moving_squares(motions: list[tuple[int, int]]) -> FlowClip:
@@ -239,3 +242,38 @@ def test_speed_is_sampled_from_its_range(clip):
         for seed in range(30)
     ]
     assert 2 <= min(factors) < 2.2 and 2.8 < max(factors) <= 3
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_resting_part_moves_with_the_camera(seed):
+    """What changes becomes the camera's flow, around the visible pixels of one object."""
+    clip = add_camera(moving_squares([(2, 1), (-1, -2)]), CAMERA)
+    still = add_camera(moving_squares([]), CAMERA)["flow"]
+    rested = rest_part(clip, np.random.default_rng(seed))
+    np.testing.assert_array_equal(rested["amodal"], clip["amodal"])
+    np.testing.assert_array_equal(rested["modal"], clip["modal"])
+    changed = np.abs(rested["flow"] - clip["flow"]).max(axis=-1) > 1e-3
+    frames = np.flatnonzero(changed.any(axis=(1, 2)))
+    assert 1 <= len(frames) <= T // 2 and np.ptp(frames) == len(frames) - 1
+    np.testing.assert_allclose(rested["flow"][changed], still[changed], atol=2e-2)
+    layers = [k for k in range(K) if (changed & (clip["modal"][..., k] == 1)).any()]
+    assert len(layers) == 1
+
+
+def test_resting_differs_between_clips_and_needs_an_object():
+    clip = moving_squares([(2, 1), (-1, -2)])
+    changes = [
+        rest_part(clip, np.random.default_rng(seed))["flow"] - clip["flow"] for seed in range(20)
+    ]
+    areas = {int(np.abs(change).any(axis=-1).sum()) for change in changes}
+    assert len(areas) > 5
+    empty = moving_squares([])
+    assert_equal(rest_part(empty, np.random.default_rng(0)), empty)
+
+
+def test_resting_is_off_by_default():
+    clip = moving_squares([(2, 1), (-1, -2)])
+    always = dataclasses.replace(NO_AUGMENTATION, rest=1.0)
+    rng = np.random.default_rng
+    assert_equal(augment(clip, rng(0), NO_AUGMENTATION), drop_unseen(clip))
+    assert (augment(clip, rng(0), always)["flow"] != clip["flow"]).any()

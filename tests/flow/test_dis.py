@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from oclr_jax.errors import UserError
-from oclr_jax.flow import DIS, from_settings
+from oclr_jax.flow import DIS, from_settings, gap_flows, stream_gap_flows
+from oclr_jax.flow.dis import SharpDIS
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -90,3 +91,38 @@ def test_settings_that_fit_no_estimator_are_refused(settings):
 def test_flow_never_loads_jax():
     code = "import sys, oclr_jax.flow; sys.exit('jax' in sys.modules)"
     assert run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_sharp_flow_is_the_same_for_a_pair_and_in_a_stream():
+    frames = np.stack(
+        [texture(96, 128, seed=1)[8 + i : 72 + i, 2 * i : 96 + 2 * i] for i in range(4)]
+    )
+    estimator = SharpDIS(height=64, width=96)
+    stream = gap_flows(frames, (1, -1), estimator)
+    streamed = np.stack(list(stream_gap_flows(iter(frames), (1, -1), estimator)))
+    np.testing.assert_array_equal(stream, streamed)
+    for index in (1, 2):
+        here, after, before = (frames[i][None] for i in (index, index + 1, index - 1))
+        np.testing.assert_array_equal(stream[index, ..., :2], estimator(here, after)[0])
+        np.testing.assert_array_equal(stream[index, ..., 2:], estimator(here, before)[0])
+
+
+def test_sharp_flow_estimates_each_direction_once(monkeypatch):
+    frames = np.stack([texture(64, 96, seed) for seed in range(5)])
+    calls = []
+    plain = DIS.__call__
+
+    def count(self, first, second):
+        calls.extend(range(len(first)))
+        return plain(self, first, second)
+
+    monkeypatch.setattr(DIS, "__call__", count)
+    list(stream_gap_flows(iter(frames), (1, -1), SharpDIS(height=64, width=96)))
+    assert len(calls) == 2 * (len(frames) - 1)
+
+
+def test_sharp_flow_is_not_that_of_dis():
+    first, second = shifted(5, 3)
+    sharp, plain = (kind(height=128, width=192)(first, second) for kind in (SharpDIS, DIS))
+    assert 0 < np.abs(sharp - plain)[0, 12:-12, 12:-12].mean() < 0.5
+    assert from_settings(SharpDIS(height=32, width=48).settings()) == SharpDIS(32, 48)
