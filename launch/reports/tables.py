@@ -38,8 +38,9 @@ _INTRODUCTION = (
     "the videos of the dataset, and `WEIGHTS` is what the training above exported. "
     "YouTube-VOS and the second paper's FBMS-59 take `--gap 3`. Released weights, converted with "
     "`oclr convert`, can stand for full trainings. Neither was at hand for what was measured here, "
-    "which uses the weights of the package, and those of two baselines that were trained for a "
-    "quarter of an hour ([baselines.md](baselines.md)). `DAVIS2016 dev-4` are the four "
+    "which uses the weights of the package ([the first ones](weights.md#the-shipped-weights), on "
+    "DIS flow, where a row says so), and those of two baselines that were trained for a quarter of "
+    "an hour ([baselines.md](baselines.md)). `DAVIS2016 dev-4` are the four "
     "development sequences; `oclr_syn (syn_small)` was rendered with photographs, outlines of real "
     "things and "
     "`--procedural 0.4`, seed 77, with 24 validation sequences.",

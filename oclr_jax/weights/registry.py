@@ -46,7 +46,7 @@ KNOWN = (
     KnownWeights(
         "oclr-small",
         "oclr",
-        "segmentation; small model, trained on DIS flow (default)",
+        "segmentation; small model, trained on sharpened DIS flow (default)",
         "oclr-small.safetensors",
         megabytes=10,
     ),
