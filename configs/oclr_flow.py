@@ -102,8 +102,8 @@ def _small(config: ConfigDict) -> None:
     The shipped weights began with 2,500 steps of this. Eleven more runs used batches of 6 clips of
     4 frames, or in the end of 3 or 4 clips of 8 frames with a stride of up to 3, larger weights of
     the query and order terms, and, except for the first, channels (16, 32, 64, 256), whose tokens
-    are half as large. Only the last run had resting parts, and data rendered with
-    `launch/generate.py --flow dis-sharp`. The card of the weights has every command.
+    are half as large. Only the last run had resting parts, and `dis-sharp` flow. The card of the
+    weights has every command.
     """
     config.name = "oclr-small"
     config.model.channels = (16, 32, 64, 128, 256)

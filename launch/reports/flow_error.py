@@ -31,6 +31,7 @@ from oclr_jax.flow.gaps import gap_flows
 from oclr_jax.flow.resize import resize_flow
 from oclr_jax.flow.source import GRAMMAR, open_estimator
 from oclr_jax.video.clip import progress
+from oclr_jax.video.resize import resize_ids
 
 # Pixels of the rendered frames.
 OUTLINE, SLOW = 5.0, 1.0
@@ -83,7 +84,7 @@ def measure(
             flow = resize_flow(flow, height, width)
             # The last frame has no next one.
             for found, truth, labels in zip(flow[:-1], exact[:-1], ids[:-1], strict=True):
-                labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
+                labels = resize_ids(labels, height, width)
                 error = np.linalg.norm(found - truth, axis=-1)
                 for region, inside in regions(truth, labels).items():
                     sums[name, region] += error[inside].sum(), inside.sum()
