@@ -116,7 +116,7 @@ def _join(
     gaps: tuple[int, ...],
     flow: str,
 ) -> tuple[JoinedSequences, dict[str, Any]]:
-    """Concatenates datasets; the metadata are the first one's, with the data versions of all."""
+    """Concatenates datasets; the metadata are the first one's, with every data version once."""
     parts, versions = [first], [settings["data_version"]]
     for directory in extra_datasets:
         part, extra = open_sequences(directory, first.split, clip_fields(flow))
@@ -128,7 +128,8 @@ def _join(
             )
         parts.append(part)
         versions.append(extra["data_version"])
-    return JoinedSequences(parts), {**settings, "data_version": " and ".join(versions)}
+    joined = " and ".join(dict.fromkeys(versions))
+    return JoinedSequences(parts), {**settings, "data_version": joined}
 
 
 def check_clip_options(

@@ -248,14 +248,15 @@ def test_joined_sequences_are_concatenated(tiny_directory):
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_training_reads_extra_datasets(tiny_directory, tmp_path, workers):
     older = _copy(tiny_directory, tmp_path / "older", data_version="1.0.0")
-    loader = load(tiny_directory, extra_datasets=(older,), workers=workers)
+    again = _copy(tiny_directory, tmp_path / "again")
+    loader = load(tiny_directory, extra_datasets=(older, again), workers=workers)
     own = load(tiny_directory).settings
     assert loader.settings == {**own, "data_version": f"{own['data_version']} and 1.0.0"}
-    assert len(loader) == 6
+    assert len(loader) == 9
     numbers = [
-        int(n) for step in range(6) for n in loader.samples(step).split(" ", 1)[1].split(",")
+        int(n) for step in range(9) for n in loader.samples(step).split(" ", 1)[1].split(",")
     ]
-    assert sorted(numbers) == list(range(12))
+    assert sorted(numbers) == list(range(18))
     for batch, step in zip(islice(loader, 2), range(2), strict=False):
         assert_same(batch, loader[step])
 
