@@ -18,7 +18,7 @@ def window(
     known: bool = True,
     camera: float = 0.5,
 ) -> WindowLayers:
-    """Two squares that share `shared` columns, the second one until frame `last`.
+    """Two squares that share `shared` columns, with a gap if negative; the second until `last`.
 
     The camera moves, too; the second square's flow is `other_speed` times that of the first.
     """
@@ -35,11 +35,12 @@ def window(
     return WindowLayers(0, 0, probability, np.arange(2.0), images, flow if known else None)
 
 
-def test_parts_that_overlap_and_move_alike_are_one_object():
-    (track,) = link_windows([window()], file := ArrayFile())
+@pytest.mark.parametrize("shared", [3, 0])
+def test_parts_that_touch_and_move_alike_are_one_object(shared):
+    (track,) = link_windows([window(shared)], file := ArrayFile())
     assert (track.id, track.rank) == (1, 0) and sorted(track.amodal) == list(range(FRAMES))
     for frame, mask in track.amodal.items():
-        expected = (window().probability[frame] > 0.5).any(axis=-1)
+        expected = (window(shared).probability[frame] > 0.5).any(axis=-1)
         np.testing.assert_array_equal(mask.decode(), expected)
         np.testing.assert_array_equal(
             track.amodal_probability[frame].decode() > 0.5, expected, str(file)
@@ -50,8 +51,8 @@ def test_parts_that_overlap_and_move_alike_are_one_object():
 @pytest.mark.parametrize(
     "different",
     [
-        {"shared": 1},
-        {"other_speed": 2.0},
+        {"shared": -1},
+        {"other_speed": 1.3},
         {"other_speed": -1.0},
         {"last": 9},
         {"known": False},
