@@ -62,7 +62,8 @@ class Track:
 
     The flow model fills `amodal`, and `amodal_probability` if refiners follow. A refiner fills
     `modal` and `modal_probability`. An empty modal mask states that the object is not visible; a
-    frame without a modal mask shows the amodal mask less what is visible in front of it.
+    frame without a modal mask shows the amodal mask less what is visible in front of it. Together
+    they make the masks of a frame, see `frame_masks`.
     """
 
     id: int  # from 1, in order of appearance; refiners never change it
@@ -107,22 +108,26 @@ def frame_masks(
     From front to back, every object takes the pixels of its modal mask, or else of its amodal mask,
     that no object in front of it has taken.
 
+    A modal mask that is not empty also decides about the whole object: where no other object is
+    visible, nothing hides it, so it is only where it is visible.
+
     Returns the id of the object that is visible at each pixel (0 for none), and by id the amodal
-    masks of the objects that are present: those that are visible or have an amodal mask.
+    masks, none of which is empty, of the objects that are present.
     """
-    ids, present = np.zeros((height, width), np.uint8), {}
+    ids, amodal, refined = np.zeros((height, width), np.uint8), {}, set()
     for track in sorted(tracks, key=lambda track: track.rank):
-        amodal = np.zeros((height, width), bool)
+        whole = np.zeros((height, width), bool)
         if frame in track.amodal:
-            amodal = resize_mask(track.amodal[frame].decode(), height, width)
-        modal = amodal
+            whole = resize_mask(track.amodal[frame].decode(), height, width)
+        modal = whole
         if frame in track.modal:
             modal = resize_mask(track.modal[frame].decode(), height, width)
-        visible = modal & (ids == 0)
-        ids[visible] = track.id
-        if amodal.any() or visible.any():
-            present[track.id] = amodal
-    return ids, present
+            refined |= {track.id} if modal.any() else set()
+        ids[modal & (ids == 0)] = track.id
+        amodal[track.id] = whole
+    for id in refined:
+        amodal[id] = (ids == id) | (amodal[id] & (ids > 0))
+    return ids, {id: mask for id, mask in amodal.items() if mask.any()}
 
 
 def compose_modal(

@@ -67,7 +67,22 @@ def test_a_modal_mask_decides_what_is_visible():
     front = Track(2, rank=0, shot=0, amodal={0: stored("##..")}, modal={0: stored("#...")})
     ids, amodal = frame_masks([back, front], 0, 1, 4)
     assert ids.tolist() == [[2, 1, 1, 1]]
-    assert amodal[2].tolist() == [[True, True, False, False]], "refiners leave amodal masks alone"
+    assert amodal[2].tolist() == [[True, True, False, False]], "hidden by the other one"
+
+
+def test_a_modal_mask_decides_where_nothing_hides_the_object():
+    """It takes what it shows into the amodal mask, and the rest out unless another object is there.
+
+    An object of which nothing is visible keeps the amodal mask of the flow model.
+    """
+    one = Track(1, rank=1, shot=0, amodal={0: stored("###...")}, modal={0: stored("..##..")})
+    other = Track(2, rank=0, shot=0, amodal={0: stored(".#....")}, modal={0: stored(".#....")})
+    unseen = Track(3, rank=2, shot=0, amodal={0: stored("....##")}, modal={0: stored("......")})
+    ids, amodal = frame_masks([one, other, unseen], 0, 1, 6)
+    assert ids.tolist() == [[0, 2, 1, 1, 0, 0]]
+    assert amodal[1].tolist() == [[False, True, True, True, False, False]]
+    assert amodal[2].tolist() == [[False, True, False, False, False, False]]
+    assert amodal[3].tolist() == [[False, False, False, False, True, True]]
 
 
 def test_a_modal_mask_may_be_empty_or_stand_alone():
@@ -75,7 +90,7 @@ def test_a_modal_mask_may_be_empty_or_stand_alone():
     found = Track(2, rank=1, shot=0, modal={0: stored("##"), 1: stored("#.")})
     ids, amodal = frame_masks([hidden, found], 0, 1, 2)
     assert ids.tolist() == [[2, 2]]
-    assert amodal[1].all() and not amodal[2].any()
+    assert amodal[1].all() and amodal[2].all()
     ids, amodal = frame_masks([hidden, found], 1, 1, 2)
     assert ids.tolist() == [[2, 0]] and set(amodal) == {2}
 

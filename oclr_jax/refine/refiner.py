@@ -97,9 +97,9 @@ class Refiner(Protocol):
 
     A refiner returns one track for each that it was given, in the same order and under the same
     id. It changes them by `dataclasses.replace`: it sets `modal` masks, `modal_probability` for
-    the refiners after it, or both, in the frames that it refines. Amodal masks stay as the flow
-    model predicted them. The input is `modal_probability` of a frame where a refiner before it set
-    one, else `amodal_probability`.
+    the refiners after it, or both, in the frames that it refines. `amodal` stays as the flow model
+    predicted it; `frame_masks` fits it to the modal mask. The input is `modal_probability` of a
+    frame where a refiner before it set one, else `amodal_probability`.
     """
 
     name: str  # for --refine
