@@ -122,7 +122,8 @@ def frame_masks(
         modal = whole
         if frame in track.modal:
             modal = resize_mask(track.modal[frame].decode(), height, width)
-            refined |= {track.id} if modal.any() else set()
+            if modal.any():
+                refined.add(track.id)
         ids[modal & (ids == 0)] = track.id
         amodal[track.id] = whole
     for id in refined:

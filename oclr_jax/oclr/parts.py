@@ -25,8 +25,8 @@ MIN_TOUCHING = 0.7
 # ... and if their motions differ by at most this share of their lengths, camera motion left out.
 MAX_DIFFERENCE = 0.1
 # On 60 rendered clips and the 4 development sequences, with two sets of weights, this joins the two
-# parts of the swan alone, whose motions differ by 0.04 to 0.08. Others that touch differ by at
-# least 0.11.
+# parts of the swan alone, whose motions differ by 0.04 and 0.06. Others that touch, and are in the
+# same frames, differ by at least 0.11.
 
 Motions = Mapping[int, Mapping[int, tuple[float, ...]]]  # by id and frame; see `Observation`
 Votes = dict[tuple[int, int], float]  # by pair of ids; see `depth_order`
