@@ -65,6 +65,9 @@ def _paper() -> ConfigDict:
     data.stride = 1  # largest distance between consecutive frames of a training clip
     # Probability that a part of an object rests for some frames of a clip; not in the paper.
     data.rest = 0.0
+    data.swing = 0.0  # probability that a part of an object swings; not in the paper
+    # Probability that two objects that touch become one; not in the paper.
+    data.unite = 0.0
     data.online = False  # render an endless stream of scenes of `train` instead of reading it
     data.images = ""  # online: folder of textures; empty: procedural
     data.silhouettes = ""  # online: folder of annotations; empty: procedural
@@ -116,6 +119,8 @@ def _small(config: ConfigDict) -> None:
     config.data.train = "syn_small"
     config.data.validation = "syn_small"
     config.data.rest = 0.3
+    config.data.swing = 0.3
+    config.data.unite = 0.6
     config.batch_size = 3
     config.steps = 5_000
     config.loss.query = 1.0

@@ -1,13 +1,11 @@
-"""Transforms of clips of flow and masks, each a small pure function, and the augmentation.
+"""Transforms of clips of flow and masks, each a small pure function.
 
 Every transform changes all fields of a clip together, so they stay aligned. Flow channels are
 (u, v) at gap +1, then at gap -1: (right, down) in pixels of the clip's own grid.
 """
 
-from dataclasses import dataclass
 from typing import TypedDict, TypeVar
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
@@ -29,52 +27,6 @@ class FlowClip(TypedDict):
 
 # A FlowClip, or a clip with further fields [t h w c] on the same grid.
 AnyClip = TypeVar("AnyClip", bound=dict)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Augmentation of training clips; values are drawn uniformly unless stated otherwise."""
-
-    flip_horizontal: float = 0.5  # probability
-    flip_vertical: float = 0.0  # probability; gravity and the camera's height are cues
-    reverse_time: float = 0.5  # probability
-    zoom: float = 0.5  # probability of a crop that is resized to the whole grid
-    min_window: float = 0.6  # smallest crop, as a fraction of the grid's height and width
-    max_stretch: float = 1.2  # largest ratio of horizontal to vertical zoom, or its inverse
-    min_speed: float = 0.5  # smallest factor on all flow; log-uniform
-    max_speed: float = 2.0  # largest factor on all flow
-    camera: float = 0.3  # probability of additional camera motion
-    camera_pan: float = 3.0  # px per frame; largest additional pan along each axis
-    camera_shear: float = 2.0  # px per frame; largest zoom, rotation or shear at the grid's border
-    rest: float = 0.0  # probability that a part of an object rests for some frames; `rest_part`
-
-
-NO_AUGMENTATION = Augmentation(
-    flip_horizontal=0.0, reverse_time=0.0, zoom=0.0, min_speed=1.0, max_speed=1.0, camera=0.0
-)
-
-
-def augment(clip: FlowClip, rng: np.random.Generator, settings: Augmentation) -> FlowClip:
-    """A random variation of a clip on the same grid, with at least one object visible."""
-    if rng.random() < settings.flip_horizontal:
-        clip = flip_horizontal(clip)
-    if rng.random() < settings.flip_vertical:
-        clip = flip_vertical(clip)
-    if rng.random() < settings.reverse_time:
-        clip = reverse_time(clip)
-    if rng.random() < settings.zoom:
-        grid = clip["flow"].shape[1:3]
-        window = random_window(rng, *grid, settings.min_window, settings.max_stretch)
-        zoomed = crop_zoom(clip, window)
-        # A crop without objects teaches nothing.
-        clip = zoomed if visible_layers(zoomed["modal"]).any() else clip
-    if rng.random() < settings.rest:
-        clip = rest_part(clip, rng)
-    low, high = np.log([settings.min_speed, settings.max_speed])
-    clip = scale_speed(clip, float(np.exp(rng.uniform(low, high))))
-    if rng.random() < settings.camera:
-        clip = add_camera(clip, random_camera(rng, len(clip["flow"]), settings))
-    return drop_unseen(clip)
 
 
 def flip_horizontal(clip: AnyClip) -> AnyClip:
@@ -144,10 +96,15 @@ def resize_layers(
 
 
 def random_camera(
-    rng: np.random.Generator, frames: int, settings: Augmentation
+    rng: np.random.Generator, frames: int, pan: float, shear: float
 ) -> Float32[np.ndarray, "s 2 3"]:
-    """Random smooth affine camera motion for `add_camera`; s = frames + 1."""
-    largest = np.array([settings.camera_pan, settings.camera_shear, settings.camera_shear])
+    """Random smooth affine camera motion for `add_camera`; s = frames + 1.
+
+    Args:
+      pan: px per frame; largest pan along each axis.
+      shear: px per frame; largest zoom, rotation or shear at the grid's border.
+    """
+    largest = np.array([pan, shear, shear])
     first, last = rng.uniform(-largest, largest, (2, 2, 3))
     share = np.linspace(0, 1, frames + 1)[:, None, None]
     return ((1 - share) * first + share * last).astype(np.float32)
@@ -167,46 +124,6 @@ def add_camera(clip: FlowClip, camera: Float32[np.ndarray, "s 2 3"]) -> FlowClip
     rows = (pan[:, None] + along_x[:, None] * x[:, None]).astype(np.float32)
     columns = (along_y[:, None] * y[:, None]).astype(np.float32)
     flow = clip["flow"] + rows[:, None] + columns[:, :, None]
-    return {**clip, "flow": flow}
-
-
-def rest_part(clip: FlowClip, rng: np.random.Generator) -> FlowClip:
-    """Lets a part of a random object, or all of it, rest for up to half of the clip.
-
-    Its flow becomes that of the background, an affine motion and its deviations elsewhere; masks
-    stay. What it belongs to is then only seen in other frames.
-    """
-    frames, height, width = clip["flow"].shape[:3]
-    layers = np.flatnonzero(visible_layers(clip["modal"]))
-    if not len(layers):
-        return clip
-    modal = clip["modal"][..., rng.choice(layers)].astype(bool)
-    background = ~clip["modal"].any(axis=-1)
-    count = int(rng.integers(1, max(2, frames // 2 + 1)))
-    first = int(rng.integers(frames - count + 1))
-    angle, edge = rng.uniform(0, 2 * np.pi), rng.uniform(-2.5, 1.0)
-    shift = rng.integers([height, width])
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
-    along = np.cos(angle) * x * (width / height) + np.sin(angle) * y
-    basis = np.stack([np.ones_like(x), x, y], -1)
-    flow = clip["flow"].copy()
-    for t in range(first, first + count):
-        if not modal[t].any() or background[t].mean() < 0.1:
-            continue
-        inside = along[modal[t]]
-        # The edge of the part, in standard deviations from the middle of the object.
-        part = modal[t] & (along >= inside.mean() + edge * inside.std())
-        known = background[t][::2, ::2]
-        points, values = basis[::2, ::2][known], flow[t, ::2, ::2][known]
-        motion = np.linalg.solve(
-            points.T @ points + 1e-3 * np.eye(3, dtype=np.float32), points.T @ values
-        )
-        camera = basis @ motion
-        noise = np.where(background[t][..., None], flow[t] - camera, 0)
-        # Estimated flow spills over outlines, which would give the part away.
-        part = cv2.dilate(part.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
-        part &= background[t] | modal[t]
-        flow[t][part] = (camera + np.roll(noise, shift, axis=(0, 1)))[part]
     return {**clip, "flow": flow}
 
 

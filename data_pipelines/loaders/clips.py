@@ -7,13 +7,8 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.loaders.batches import Loader, make_batches
-from data_pipelines.loaders.clip_transforms import (
-    Augmentation,
-    FlowClip,
-    augment,
-    drop_unseen,
-    resize_clip,
-)
+from data_pipelines.loaders.clip_augmentation import Augmentation, augment
+from data_pipelines.loaders.clip_transforms import FlowClip, drop_unseen, resize_clip
 from data_pipelines.loaders.sequences import JoinedSequences, Sequences, open_sequences
 from oclr_jax.errors import UserError
 

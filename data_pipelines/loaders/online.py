@@ -9,7 +9,7 @@ import numpy as np
 from data_pipelines.builders.examples import encode_flow
 from data_pipelines.builders.oclr_syn import Rendering
 from data_pipelines.loaders.batches import ENDLESS, Loader, own_batches
-from data_pipelines.loaders.clip_transforms import Augmentation
+from data_pipelines.loaders.clip_augmentation import Augmentation
 from data_pipelines.loaders.clips import (
     STORED_GAPS,
     check_clip_options,

@@ -6,12 +6,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from data_pipelines.loaders.clip_transforms import (
-    Augmentation,
-    FlowClip,
-    augment,
-    drop_unseen,
-)
+from data_pipelines.loaders.clip_augmentation import Augmentation, augment
+from data_pipelines.loaders.clip_transforms import FlowClip, drop_unseen
 from data_pipelines.synthetic import SceneConfig, compose_scene, render
 from data_pipelines.synthetic.plan import scene_kind
 from oclr_jax.adapt.footage import StoredFlow

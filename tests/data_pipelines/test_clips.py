@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.builders.oclr_syn import Rendering
 from data_pipelines.loaders.batches import Loader
-from data_pipelines.loaders.clip_transforms import NO_AUGMENTATION
+from data_pipelines.loaders.clip_augmentation import NO_AUGMENTATION
 from data_pipelines.loaders.clips import clip_fields, make_clip_loader, training_clip
 from data_pipelines.loaders.online import OnlineSequences, make_online_loader
 from data_pipelines.loaders.sequences import JoinedSequences, Sequences, dataset_directory

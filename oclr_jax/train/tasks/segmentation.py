@@ -84,7 +84,7 @@ class Segmentation:
 
     def open_data(self, config: ConfigDict) -> TrainingData:
         """As `Task`: clips of a generated dataset, or rendered during training."""
-        from data_pipelines.loaders.clip_transforms import Augmentation
+        from data_pipelines.loaders.clip_augmentation import Augmentation
         from data_pipelines.loaders.clips import make_clip_loader
 
         data, model = config.data, self.model.config
@@ -95,7 +95,7 @@ class Segmentation:
             "gaps": tuple(model.gaps),
         }
         options = {"flow": data.flow, "stride": data.stride, **clips}
-        options["augmentation"] = Augmentation(rest=data.rest)
+        options["augmentation"] = Augmentation(rest=data.rest, swing=data.swing, unite=data.unite)
         if data.online:
             training = _open_online_clips(config, **options)
         else:
