@@ -7,6 +7,11 @@ from pathlib import Path
 # Runs from a checkout, installed or not; so do the processes that it spawns.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from oclr_jax.command import BAD_INPUT, lacks_extra, run_command
+
+if lacks_extra("benchmark", "data"):
+    sys.exit(BAD_INPUT)
+
 from launch.speed import (
     aot,
     data,
@@ -22,7 +27,6 @@ from launch.speed import (
     train,
     tta,
 )
-from oclr_jax.command import run_command
 
 BENCHMARKS = {
     "aot": aot,

@@ -7,10 +7,14 @@ from pathlib import Path
 # `launch` is run from a checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from oclr_jax.command import BAD_INPUT, lacks_extra, run_command
+
+if lacks_extra("build_benchmark", "data"):
+    sys.exit(BAD_INPUT)
+
 import tensorflow_datasets as tfds
 
 from data_pipelines.builders.benchmarks import BUILDERS
-from oclr_jax.command import run_command
 from oclr_jax.datasets.benchmarks import BENCHMARKS
 from oclr_jax.errors import UserError
 from oclr_jax.flow.source import GRAMMAR, open_estimator

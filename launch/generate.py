@@ -12,10 +12,14 @@ from pathlib import Path
 # Runs from a checkout, installed or not; so do the processes that it spawns.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from oclr_jax.command import BAD_INPUT, lacks_extra, run_command
+
+if lacks_extra("generate", "data"):
+    sys.exit(BAD_INPUT)
+
 from data_pipelines.builders.generation import generate_dataset
 from data_pipelines.builders.oclr_syn import OclrSyn, OclrSynConfig
 from data_pipelines.synthetic import Sources, open_sources
-from oclr_jax.command import run_command
 from oclr_jax.flow.source import GRAMMAR, open_estimator
 
 

@@ -12,8 +12,12 @@ from pathlib import Path
 # Runs from a checkout, installed or not; so do the processes that it spawns.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from oclr_jax.command import BAD_INPUT, lacks_extra, run_command
+
+if lacks_extra("import_annotated", "data"):
+    sys.exit(BAD_INPUT)
+
 from data_pipelines.builders.annotated import import_annotated
-from oclr_jax.command import run_command
 from oclr_jax.flow.source import GRAMMAR, open_estimator
 
 

@@ -12,8 +12,12 @@ from pathlib import Path
 # Runs from a checkout, installed or not; so do the processes that it spawns.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from oclr_jax.command import BAD_INPUT, lacks_extra, run_command
+
+if lacks_extra("import_synval", "data"):
+    sys.exit(BAD_INPUT)
+
 from data_pipelines.builders.synval import import_synval
-from oclr_jax.command import run_command
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,11 +12,15 @@ from pathlib import Path
 # Runs from a checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from oclr_jax.command import BAD_INPUT, lacks_extra, run_command
+
+if lacks_extra("predict_masks", "data"):
+    sys.exit(BAD_INPUT)
+
 import numpy as np
 from jaxtyping import Float32
 
 from data_pipelines.builders.predicted_masks import open_flow_dataset, write_predicted_masks
-from oclr_jax.command import run_command
 from oclr_jax.flow import resize_flow
 from oclr_jax.flow.gaps import take_gaps
 from oclr_jax.flow.source import warn_of_other_flow

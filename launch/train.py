@@ -20,6 +20,11 @@ from pathlib import Path
 # `launch` runs from a checkout, installed or not; configs and the loader's workers need it too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from oclr_jax.command import BAD_INPUT, lacks_extra
+
+if lacks_extra("train", "data"):
+    sys.exit(BAD_INPUT)
+
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -88,7 +93,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         # The message is the last line, under a traceback; a KeyError's text is its repr.
         text = str(error).replace(r"\n", "\n").strip("'")
         print(f"{text.strip().splitlines()[-1].strip()} (see --help)", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(BAD_INPUT)
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.WARNING)
     return rest

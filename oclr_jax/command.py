@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 
 from oclr_jax.errors import NO_SPACE, InputWarning, UserError, describe_os_error
 from oclr_jax.signals import Terminated, termination_raises
@@ -13,6 +14,12 @@ from oclr_jax.signals import Terminated, termination_raises
 BAD_INPUT = 2
 INTERRUPTED = 128 + signal.SIGINT
 PIPE_CLOSED = 128 + signal.SIGPIPE
+
+# Packages of the extras without which programs of launch/ do not start.
+_EXTRAS = {
+    "data": ("tensorflow_datasets", "grain", "array_record"),
+    "beam": ("apache_beam",),
+}
 
 
 def run_command(
@@ -55,6 +62,21 @@ def run_command(
         print(f"{name}: {interrupted}", file=sys.stderr)
         return 128 + error.number if isinstance(error, Terminated) else INTERRUPTED
     return 0
+
+
+def lacks_extra(name: str, extra: str) -> bool:
+    """Whether a package of an extra is not installed; says so on standard error.
+
+    For programs that cannot even be imported without it.
+
+    Args:
+      name: of the program; starts the message.
+      extra: "data" or "beam".
+    """
+    if all(find_spec(package) for package in _EXTRAS[extra]):
+        return False
+    _fail(name, f"this needs the extra `{extra}`; run pip install '.[{extra}]' in the checkout.")
+    return True
 
 
 @contextmanager

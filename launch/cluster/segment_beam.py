@@ -24,6 +24,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from oclr_jax.command import BAD_INPUT, lacks_extra, run_command
+
+if lacks_extra("segment_beam", "beam"):
+    sys.exit(BAD_INPUT)
+
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.shared import Shared
@@ -39,7 +44,6 @@ from oclr_jax.batch import (
     open_batch,
 )
 from oclr_jax.cli.options import add_model_options, names, refiner_names
-from oclr_jax.command import run_command
 from oclr_jax.errors import SomeFailed, UserError
 from oclr_jax.files import replacing
 

@@ -16,6 +16,11 @@ from typing import Any
 # Runs from a checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from oclr_jax.command import BAD_INPUT, lacks_extra, run_command
+
+if lacks_extra("dataset", "data"):
+    sys.exit(BAD_INPUT)
+
 import cv2
 import matplotlib
 
@@ -25,7 +30,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from oclr_jax.command import run_command
 from oclr_jax.errors import UserError
 from oclr_jax.flow import FlowEstimator, from_settings, resize_flow
 from oclr_jax.show.contact_sheet import contact_sheet

@@ -20,12 +20,16 @@ from pathlib import Path
 # Runs from a checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from oclr_jax.command import BAD_INPUT, lacks_extra, run_command
+
+if lacks_extra("flow_error", "data"):
+    sys.exit(BAD_INPUT)
+
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from data_pipelines.loaders.sequences import open_sequences
-from oclr_jax.command import run_command
 from oclr_jax.flow.estimator import FlowEstimator
 from oclr_jax.flow.gaps import gap_flows
 from oclr_jax.flow.resize import resize_flow

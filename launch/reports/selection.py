@@ -17,6 +17,11 @@ from typing import Any
 # Runs from a checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from oclr_jax.command import BAD_INPUT, lacks_extra, run_command
+
+if lacks_extra("selection", "data"):
+    sys.exit(BAD_INPUT)
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -25,7 +30,6 @@ from jaxtyping import Array, Float, UInt8
 
 from data_pipelines.loaders.rgb_clips import make_rgb_clip_loader
 from data_pipelines.loaders.sequences import open_dataset
-from oclr_jax.command import run_command
 from oclr_jax.errors import UserError
 from oclr_jax.files import write_json
 from oclr_jax.oclr.tta.backbone import Backbone, load_backbone, working_size

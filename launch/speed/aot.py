@@ -1,8 +1,8 @@
 """`python launch/benchmark.py aot`: programs compiled for TPUs and GPUs, on a machine without one.
 
-`--topology v5e:2x2 v5e:4x4` names the chips to compile for; `pip install '.[aot]'` installs the
-compiler for TPUs, `pip install jax-cuda12-pjrt` that for GPUs (`h100:8`), which counts no FLOPs.
-Every figure is the compiler's count for one chip and one step, none a measured time:
+`--topology v5e:2x2 v5e:4x4` names the chips to compile for; `pip install '.[data,aot]'` installs
+the compiler for TPUs, `pip install jax-cuda12-pjrt` that for GPUs (`h100:8`), which counts no
+FLOPs. Every figure is the compiler's count for one chip and one step, none a measured time:
 
   arguments, temporaries   GiB in the chip's memory
   TFLOP                    arithmetic, as XLA counts it: of a loop (`--accumulate`) one round
