@@ -115,7 +115,7 @@ def main(options: argparse.Namespace) -> None:
         for name in options.programs:
             print(f"compiling {name} for {len(chips)} chips of {topology}", file=sys.stderr)
             start = time.perf_counter()
-            compiled = lower(name, chips, options).compile()
+            compiled = compile_for(topology, lower(name, chips, options), options.batch_size)
             seconds = time.perf_counter() - start
             program = Program(compiled.as_text())
             figures = count(compiled, program, CHIPS[topology.partition(":")[0]])
@@ -137,6 +137,24 @@ def main(options: argparse.Namespace) -> None:
     if grown:
         print("\n".join(grown))
         sys.exit(1)
+
+
+def compile_for(topology: str, lowered: jax.stages.Lowered, clips: int) -> jax.stages.Compiled:
+    """Compiles a program for `clips` per chip.
+
+    Raises:
+      UserError: it does not fit the memory of the chip.
+    """
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        first = str(error).partition("\n")[0]
+        if not first.startswith("RESOURCE_EXHAUSTED"):
+            raise
+        raise UserError(
+            f"{clips} clips per chip do not fit the memory of {topology} ({first}); choose a "
+            "smaller --batch_size, or --accumulate."
+        ) from error
 
 
 def fitting(rows: dict[str, dict[str, float]]) -> list[str]:

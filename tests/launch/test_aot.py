@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 
+import jax
 import pytest
 
 from launch.speed import aot
@@ -244,3 +245,22 @@ def test_inference_compiles_for_a_gpu(tmp_path):
     aot.main(parse(*size, *options))
     (infer,) = json.loads(file.read_text())["rows"].values()
     assert infer["GB in main memory"] > 0 < infer["temporaries"]
+
+
+class Lowered:
+    """A program whose compilation fails."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def compile(self):
+        raise jax.errors.JaxRuntimeError(self.text)
+
+
+def test_a_program_that_does_not_fit_is_told_in_one_sentence():
+    full = Lowered("RESOURCE_EXHAUSTED: out of HBM, 28G exceeds 15G.\nLargest: ...")
+    with pytest.raises(UserError, match="^32 clips per chip do not fit .* v5e:2x2 .*28G") as error:
+        aot.compile_for("v5e:2x2", full, 32)
+    assert "Largest" not in str(error.value)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        aot.compile_for("v5e:2x2", Lowered("INTERNAL: a bug"), 32)
