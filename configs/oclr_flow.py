@@ -66,8 +66,6 @@ def _paper() -> ConfigDict:
     # Probability that a part of an object rests for some frames of a clip; not in the paper.
     data.rest = 0.0
     data.swing = 0.0  # probability that a part of an object swings; not in the paper
-    # Probability that two objects that touch become one; not in the paper.
-    data.unite = 0.0
     data.online = False  # render an endless stream of scenes of `train` instead of reading it
     data.images = ""  # online: folder of textures; empty: procedural
     data.silhouettes = ""  # online: folder of annotations; empty: procedural
@@ -105,8 +103,8 @@ def _small(config: ConfigDict) -> None:
     The shipped weights began with 2,500 steps of this. Thirteen more runs used batches of 6 clips
     of 4 frames, or in the end of 3 or 4 clips of 8 frames with a stride of up to 3, larger weights
     of the query and order terms, and, except for the first, channels (16, 32, 64, 256), whose
-    tokens are half as large. Only the last three runs had resting parts, and `dis-sharp` flow. The
-    card of the weights has every command.
+    tokens are half as large. Only the last three runs had resting parts, and `dis-sharp` flow, and
+    none swinging parts. The card of the weights has every command.
     """
     config.name = "oclr-small"
     config.model.channels = (16, 32, 64, 128, 256)
@@ -119,8 +117,7 @@ def _small(config: ConfigDict) -> None:
     config.data.train = "syn_small"
     config.data.validation = "syn_small"
     config.data.rest = 0.3
-    config.data.swing = 0.3
-    config.data.unite = 0.6
+    config.data.swing = 0.4
     config.batch_size = 3
     config.steps = 5_000
     config.loss.query = 1.0

@@ -17,7 +17,7 @@ from data_pipelines.loaders.clip_transforms import (
     scale_speed,
     visible_layers,
 )
-from data_pipelines.loaders.part_motion import rest_part, swing_part, unite_objects
+from data_pipelines.loaders.part_motion import rest_part, swing_part
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ class Augmentation:
     rest: float = 0.0  # probability that a part of an object rests for some frames; `rest_part`
     # Probability that a part of an object swings, then that another does, and so on; `swing_part`.
     swing: float = 0.0
-    unite: float = 0.0  # probability that two objects that touch become one; `unite_objects`
 
 
 NO_AUGMENTATION = Augmentation(
@@ -60,8 +59,6 @@ def augment(clip: FlowClip, rng: np.random.Generator, settings: Augmentation) ->
         zoomed = crop_zoom(clip, window)
         # A crop without objects teaches nothing.
         clip = zoomed if visible_layers(zoomed["modal"]).any() else clip
-    if rng.random() < settings.unite:
-        clip = unite_objects(clip, rng)
     if rng.random() < settings.rest:
         clip = rest_part(clip, rng)
     while rng.random() < settings.swing:

@@ -1,11 +1,9 @@
-"""Changes of what moves together in a clip: parts of objects rest or swing, two objects become one.
+"""Changes of how parts of objects move in a clip: they rest, or swing.
 
 Rendered objects are rigid, or bend smoothly, or have limbs; real ones do all of this at once. These
 changes are made on the flow, so they cost next to nothing. Estimated flow spills over the outlines
 of objects, which would give a changed part away; so the flow around it changes with it.
 """
-
-from itertools import permutations
 
 import cv2
 import numpy as np
@@ -13,12 +11,8 @@ from jaxtyping import Bool, Float32
 
 from data_pipelines.loaders.clip_transforms import FlowClip, visible_layers
 
-# Objects touch if they do so in this share of the frames that show both, at least half of the clip.
-TOUCHING = 0.7
 # A part swings by at most about this share of the speed of its object against the background.
 SWING = 0.5
-# Pixels from which the motion of an object is taken, at least.
-_LEAST_PIXELS = 8
 
 
 def rest_part(clip: FlowClip, rng: np.random.Generator) -> FlowClip:
@@ -77,37 +71,6 @@ def swing_part(clip: FlowClip, rng: np.random.Generator) -> FlowClip:
     return {**clip, "flow": flow}
 
 
-def unite_objects(clip: FlowClip, rng: np.random.Generator) -> FlowClip:
-    """Makes one object of two that touch: one takes on the motion of the other, extrapolated.
-
-    What moves alike and touches is one thing, of whatever shape: a body and its long neck. Without
-    it a model learns from rendered outlines, most of them compact, where an object ends.
-    """
-    modal = clip["modal"].astype(bool)
-    pairs = permutations(np.flatnonzero(visible_layers(clip["modal"])), 2)
-    pairs = [(i, j) for i, j in pairs if _touch(modal[..., i], modal[..., j])]
-    if not pairs:
-        return clip
-    leader, follower = pairs[rng.integers(len(pairs))]
-    flow = clip["flow"].copy()
-    for t in range(len(flow)):
-        known = cv2.erode(modal[t, ..., leader].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-        follows = modal[t, ..., follower]
-        if known.sum() < _LEAST_PIXELS or not follows.any():
-            continue
-        motion = _affine_motion(flow[t], known, shrink=0.02)
-        free = ~modal[t].any(axis=-1)
-        share = _soft(_grown(follows, 3) & (follows | free)) * free[..., None]
-        share[follows] = 1
-        flow[t] += share * (motion - flow[t])
-    front, back = sorted((leader, follower))
-    masks = {name: clip[name].copy() for name in ("amodal", "modal")}
-    for layers in masks.values():
-        layers[..., front] |= layers[..., back]
-        layers[..., back] = 0
-    return {**clip, "flow": flow, **masks}
-
-
 def _random_object(clip: FlowClip, rng: np.random.Generator) -> Bool[np.ndarray, "t h w"] | None:
     """The visible mask of a random object; None if there is none."""
     layers = np.flatnonzero(visible_layers(clip["modal"]))
@@ -133,22 +96,16 @@ def _beyond(
 
 
 def _affine_motion(
-    flow: Float32[np.ndarray, "h w c"], where: Bool[np.ndarray, "h w"], shrink: float = 1e-5
+    flow: Float32[np.ndarray, "h w c"], where: Bool[np.ndarray, "h w"]
 ) -> Float32[np.ndarray, "h w c"]:
-    """The affine motion of the pixels `where`, extrapolated to the grid.
-
-    `shrink` pulls it towards a translation: the added variance of the coordinates, which go from -1
-    to 1.
-    """
+    """The affine motion of the pixels `where`, extrapolated to the grid."""
     height, width = where.shape
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
-    grid = np.stack([x, y], axis=-1)
-    points, values = grid[where], flow[where]
-    middle, mean = points.mean(axis=0), values.mean(axis=0)
-    centred = points - middle
-    spread = centred.T @ centred + np.float32(shrink * len(points)) * np.eye(2, dtype=np.float32)
-    linear = np.linalg.solve(spread, centred.T @ (values - mean))
-    return mean + (grid - middle) @ linear
+    basis = np.stack([np.ones_like(x), x, y], axis=-1)
+    points, values = basis[where], flow[where]
+    # The small addition is for pixels on a line.
+    spread = points.T @ points + 1e-3 * np.eye(3, dtype=np.float32)
+    return basis @ np.linalg.solve(spread, points.T @ values)
 
 
 def _relative_speed(
@@ -163,15 +120,6 @@ def _relative_speed(
         if thing.any() and behind.any()
     ]
     return float(np.sqrt(np.mean(squares))) if squares else 0.0
-
-
-def _touch(one: Bool[np.ndarray, "t h w"], other: Bool[np.ndarray, "t h w"]) -> bool:
-    """Whether two objects touch; see `TOUCHING`."""
-    both = one.any(axis=(1, 2)) & other.any(axis=(1, 2))
-    if both.sum() * 2 < len(one):
-        return False
-    near = np.stack([_grown(mask, 3) for mask in one[both]])
-    return bool((near & other[both]).any(axis=(1, 2)).mean() >= TOUCHING)
 
 
 def _grown(mask: Bool[np.ndarray, "h w"], size: int) -> Bool[np.ndarray, "h w"]:

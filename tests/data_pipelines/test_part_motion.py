@@ -1,10 +1,10 @@
-"""Parts that rest and swing, and objects that become one: what changes, and what does not."""
+"""Parts that rest and swing: what changes, and what does not."""
 
 import numpy as np
 import pytest
 
 from data_pipelines.loaders.clip_transforms import FlowClip, add_camera
-from data_pipelines.loaders.part_motion import SWING, rest_part, swing_part, unite_objects
+from data_pipelines.loaders.part_motion import SWING, rest_part, swing_part
 from tests.data_pipelines.squares import CAMERA, H, K, T, W, assert_equal, moving_squares
 
 
@@ -12,11 +12,11 @@ def rng(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def neighbours(gap: int) -> FlowClip:
-    """Two resting squares of 8x8 pixels, `gap` pixels apart, whose flow is that of two motions."""
+def neighbours() -> FlowClip:
+    """Two resting squares of 8x8 pixels, six apart, whose flow is that of two motions."""
     amodal = np.zeros((T, H, W, K), np.uint8)
     amodal[:, 8:16, 4:12, 0] = 1
-    amodal[:, 8:16, 12 + gap : 20 + gap, 1] = 1
+    amodal[:, 8:16, 18:26, 1] = 1
     flow = np.zeros((T, H, W, 4), np.float32)
     flow[amodal[..., 0] == 1] = 2, 1, -2, -1
     flow[amodal[..., 1] == 1] = -1, 3, 1, -3
@@ -50,7 +50,7 @@ def test_resting_differs_between_clips_and_needs_an_object():
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_swinging_part_moves_against_the_rest_of_its_object(seed):
-    clip = neighbours(gap=6)
+    clip = neighbours()
     swung = swing_part(clip, rng(seed))
     for name in ("amodal", "modal"):
         np.testing.assert_array_equal(swung[name], clip[name])
@@ -80,44 +80,13 @@ def test_parts_swing_by_a_share_of_the_speed_of_their_object():
     assert len(set(np.round(changes[0], 4))) > 20
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_united_objects_move_alike_and_are_one(seed):
-    clip = neighbours(gap=0)
-    united = unite_objects(clip, rng(seed))
-    both = clip["modal"].any(axis=-1)
-    np.testing.assert_array_equal(united["modal"][..., 0], both)
-    np.testing.assert_array_equal(united["amodal"][..., 0], both)
-    assert not united["modal"][..., 1:].any() and not united["amodal"][..., 1:].any()
-    motions = np.unique(united["flow"][both].round(3), axis=0)
-    assert motions.tolist() in ([[2, 1, -2, -1]], [[-1, 3, 1, -3]])
-    # Elsewhere the flow is what it was, but for the spill around the object that follows.
-    changed = (united["flow"] != clip["flow"]).any(axis=-1)
-    assert not changed[:, :6].any() and not changed[:, 18:].any()
-
-
-def test_both_objects_lead_in_some_clips():
-    led = {
-        float(unite_objects(neighbours(gap=0), rng(seed))["flow"][0, 10, 8, 0].round(3))
-        for seed in range(12)
-    }
-    assert led == {2.0, -1.0}
-
-
-def test_objects_apart_stay_two():
-    clip = neighbours(gap=2)
-    assert_equal(unite_objects(clip, rng(0)), clip)
-    single = moving_squares([(2, 1)])
-    assert_equal(unite_objects(single, rng(0)), single)
-
-
-@pytest.mark.parametrize("change", [swing_part, unite_objects])
-def test_a_clip_without_objects_stays_as_it_is(change):
+def test_nothing_swings_in_a_clip_without_objects():
     empty = moving_squares([])
-    assert_equal(change(empty, rng(0)), empty)
+    assert_equal(swing_part(empty, rng(0)), empty)
 
 
-@pytest.mark.parametrize("change", [rest_part, swing_part, unite_objects])
+@pytest.mark.parametrize("change", [rest_part, swing_part])
 def test_the_given_clip_is_not_changed(change):
-    clip, same = neighbours(gap=0), neighbours(gap=0)
+    clip, same = neighbours(), neighbours()
     change(clip, rng(1))
     assert_equal(clip, same)

@@ -95,7 +95,7 @@ class Segmentation:
             "gaps": tuple(model.gaps),
         }
         options = {"flow": data.flow, "stride": data.stride, **clips}
-        options["augmentation"] = Augmentation(rest=data.rest, swing=data.swing, unite=data.unite)
+        options["augmentation"] = Augmentation(rest=data.rest, swing=data.swing)
         if data.online:
             training = _open_online_clips(config, **options)
         else:
