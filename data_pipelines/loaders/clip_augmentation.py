@@ -18,11 +18,15 @@ from data_pipelines.loaders.clip_transforms import (
     visible_layers,
 )
 from data_pipelines.loaders.part_motion import rest_part, swing_part
+from oclr_jax.errors import UserError
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentation of training clips; values are drawn uniformly unless stated otherwise."""
+    """Augmentation of training clips; values are drawn uniformly unless stated otherwise.
+
+    Raises UserError for a `swing` outside [0, 1): at 1 there would always be another part.
+    """
 
     flip_horizontal: float = 0.5  # probability
     flip_vertical: float = 0.0  # probability; gravity and the camera's height are cues
@@ -38,6 +42,10 @@ class Augmentation:
     rest: float = 0.0  # probability that a part of an object rests for some frames; `rest_part`
     # Probability that a part of an object swings, then that another does, and so on; `swing_part`.
     swing: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.swing < 1:
+            raise UserError(f"data.swing is a probability below 1, not {self.swing}.")
 
 
 NO_AUGMENTATION = Augmentation(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.loaders.clip_augmentation import NO_AUGMENTATION, Augmentation, augment
 from data_pipelines.loaders.clip_transforms import drop_unseen, visible_layers
+from oclr_jax.errors import UserError
 from tests.data_pipelines.squares import assert_equal, moving_squares
 
 
@@ -65,6 +66,12 @@ def test_parts_swing_one_after_the_other():
         changed = augment(clip, np.random.default_rng(seed), often)["flow"] != clip["flow"]
         both += all((changed.any(axis=-1) & (clip["modal"][..., k] == 1)).any() for k in (0, 1))
     assert both > 10
+
+
+@pytest.mark.parametrize("swing", [-0.1, 1.0])
+def test_a_swing_that_never_ends_is_refused(swing):
+    with pytest.raises(UserError, match="below 1"):
+        Augmentation(swing=swing)
 
 
 def test_layers_that_are_never_seen_are_dropped():
