@@ -53,6 +53,10 @@ def _paper() -> ConfigDict:
     # Depth order for composing layers in inference and validation: the order "head", which is
     # always trained, or the masks' "overlap" (the layer with the higher logit is in front).
     model.order_from = "head"
+    # In inference, not in the paper: whether layers of a window that touch and move alike are one,
+    # and the number of passes over which a window is averaged (1, 2 or 4; --passes).
+    model.join_parts = False
+    model.passes = 1
     model.compute_dtype = "auto"  # bfloat16 on GPU and TPU, float32 on CPU; or one of the two
     model.remat = False  # recompute blocks in the backward pass to save memory
 
@@ -114,6 +118,8 @@ def _small(config: ConfigDict) -> None:
     config.model.dropout = 0.0
     # After hours instead of days of training the order head is still at chance.
     config.model.order_from = "overlap"
+    config.model.join_parts = True
+    config.model.passes = 2
     config.data.train = "syn_small"
     config.data.validation = "syn_small"
     config.data.rest = 0.3

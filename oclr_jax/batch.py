@@ -127,7 +127,7 @@ def open_batch(
     flow: str | os.PathLike | None = None,
     refine: Sequence[str] | None = None,
     precision: str | None = None,
-    passes: int = 1,
+    passes: int | None = None,
     refine_weights: str | os.PathLike | None = None,
     model: str = "oclr",
     export: Sequence[str] = (),

@@ -63,7 +63,7 @@ def segment_online(
     raw: tuple[int, int] | None = None,
     overwrite: bool = False,
     precision: str | None = None,
-    passes: int = 1,
+    passes: int | None = None,
     model: str = "oclr",
     quiet: bool = True,
 ) -> Stream:

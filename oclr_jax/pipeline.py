@@ -94,7 +94,7 @@ def segment_video(
     quiet: bool = True,
     keep_damaged: bool = False,
     precision: str | None = None,
-    passes: int = 1,
+    passes: int | None = None,
     refine_weights: str | os.PathLike | None = None,
     model: str = "oclr",
 ) -> SegmentedVideo:
@@ -109,7 +109,8 @@ def segment_video(
       quiet: no progress bars.
       keep_damaged: use the intact frames of a damaged video file instead of refusing it.
       precision: of the models, "float32" or "bfloat16"; None for float32 on a CPU, else bfloat16.
-      passes: of the flow model, whose masks are averaged: 1, 2 (mirrored) or 4 (and reversed).
+      passes: of the flow model, whose masks are averaged: 1, 2 (mirrored) or 4 (and reversed);
+        None for those of the weights.
       refine_weights: folder with the weights of trained refiners; None for the default ones.
       model: "oclr", or a baseline: one of `types.MODELS`.
 
@@ -157,7 +158,7 @@ def segment_to_folder(
     quiet: bool = True,
     keep_damaged: bool = False,
     precision: str | None = None,
-    passes: int = 1,
+    passes: int | None = None,
     refine_weights: str | os.PathLike | None = None,
     model: str = "oclr",
     export: Sequence[str] = (),
@@ -319,6 +320,7 @@ def describe_settings(
         "precision": segmenter.precision,
         "passes": segmenter.passes,
         "order_from": info.model.order_from,
+        "join_parts": segmenter.join_parts,
         "grid": [info.model.height, info.model.width],
         "still_flow": STILL_FLOW,
         "min_link_iou": MIN_LINK_IOU,

@@ -82,9 +82,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--passes",
         type=int,
         choices=(1, 2, 4),
-        default=1,
         help="run the model on the video, mirrored (2), and also reversed in time (4), and average "
-        "its masks (default: %(default)s)",
+        "its masks (default: as the weights say; 2 for those of the package, 1 for released ones)",
     )
     add_refine_weights(parser)
     add_precision(parser)

@@ -56,7 +56,7 @@ def evaluate_dataset(
     output: str | os.PathLike | None = None,
     quiet: bool = True,
     precision: str | None = None,
-    passes: int = 1,
+    passes: int | None = None,
     refine_weights: str | os.PathLike | None = None,
     model: str = "oclr",
 ) -> dict[str, Any]:
@@ -78,7 +78,8 @@ def evaluate_dataset(
         same settings, are not computed again.
       quiet: no progress bar.
       precision: of the models, "float32" or "bfloat16"; None for float32 on a CPU, else bfloat16.
-      passes: of the flow model, whose masks are averaged: 1, 2 (mirrored) or 4 (and reversed).
+      passes: of the flow model, whose masks are averaged: 1, 2 (mirrored) or 4 (and reversed);
+        None for those of the weights.
       refine_weights: folder with the weights of trained refiners; None for the default ones.
       model: "oclr", or a baseline: one of `types.MODELS`.
 
@@ -135,7 +136,7 @@ def evaluate_synthetic(
     output: str | os.PathLike | None = None,
     quiet: bool = True,
     precision: str | None = None,
-    passes: int = 1,
+    passes: int | None = None,
     model: str = "oclr",
 ) -> dict[str, Any]:
     """Scores a model on synthetic data, under `paper`: modal and amodal J and depth order.

@@ -53,6 +53,7 @@ def evaluation_settings(
         "grid": [model.height, model.width] if model else None,
         "window": model.frames if model else None,
         "order_from": model.order_from if model else None,
+        "join_parts": segmenter.join_parts if segmenter else None,
         "refiners": describe_refiners(refiners),
         "human_annotation": human_annotation(refiners, segmenter.info) if segmenter else None,
         "protocol_names": list(protocols),

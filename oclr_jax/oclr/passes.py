@@ -15,8 +15,13 @@ PASSES = (1, 2, 4)
 Layers = tuple[np.ndarray, np.ndarray]
 
 
-def check_passes(passes: int, gaps: Sequence[int]) -> None:
-    """Raises UserError if a model of flow at these gaps cannot run so many passes."""
+def choose_passes(passes: int | None, gaps: Sequence[int], default: int = 1) -> int:
+    """Returns the number of passes, which for None is `default`.
+
+    Raises:
+      UserError: a model of flow at these gaps cannot run so many passes.
+    """
+    passes = default if passes is None else passes
     if passes not in PASSES:
         raise UserError(f"There is no prediction with {passes} passes; choose 1, 2 or 4.")
     single = [gap for gap in gaps if -gap not in gaps]
@@ -25,6 +30,7 @@ def check_passes(passes: int, gaps: Sequence[int]) -> None:
             f"Four passes reverse the video, and the model sees flow at gap {single[0]} but not at "
             f"{-single[0]}; choose 1 or 2 passes."
         )
+    return passes
 
 
 def predict_passes(

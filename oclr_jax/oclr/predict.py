@@ -25,7 +25,8 @@ from oclr_jax.oclr.frame_models import (
     make_mask_rcnn,
     make_motion_grouping,
 )
-from oclr_jax.oclr.passes import check_passes, predict_passes
+from oclr_jax.oclr.parts import join_parts
+from oclr_jax.oclr.passes import choose_passes, predict_passes
 from oclr_jax.oclr.strands import WindowLayers
 from oclr_jax.oclr.tracking import link_windows
 from oclr_jax.oclr.windows import stream_windows
@@ -57,6 +58,7 @@ class Segmenter:
     precision: str = "float32"  # of the computation, RAFT's included
     passes: int = 1  # over which each window is averaged, see `predict_passes`
     model: str = "oclr"  # one of `MODELS`
+    join_parts: bool = False  # whether layers of a window that are parts of one object are joined
     any_gaps: bool = False  # whether flow at some of the model's gaps will do
     flow_masks: FlowMasks | None = None  # of a model that sees one flow at a time
     sees_frames: bool = False  # whether `predict` also takes RGB frames on the model grid
@@ -92,7 +94,7 @@ def make_predict_fn(model: OCLR) -> PredictFn:
 def load_segmenter(
     weights: str | os.PathLike | None = None,
     precision: str | None = None,
-    passes: int = 1,
+    passes: int | None = None,
     model: str = "oclr",
 ) -> Segmenter:
     """Loads a flow model.
@@ -100,7 +102,8 @@ def load_segmenter(
     Args:
       weights: name or file, None for those of the package.
       precision: "float32" or "bfloat16", None for that of `choose_precision`.
-      passes: over which each window is averaged, one of `passes.PASSES`.
+      passes: over which each window is averaged, one of `passes.PASSES`; None for those of the
+        weights, or 1 for a baseline.
       model: one of `MODELS`.
 
     Raises:
@@ -111,22 +114,27 @@ def load_segmenter(
     return _LOADERS[model](weights, precision, passes)
 
 
-def _load_oclr(weights: str | os.PathLike | None, precision: str | None, passes: int) -> Segmenter:
+def _load_oclr(
+    weights: str | os.PathLike | None, precision: str | None, passes: int | None
+) -> Segmenter:
     params, info = load_weights(weights)
-    check_passes(passes, info.model.gaps)
+    passes = choose_passes(passes, info.model.gaps, default=info.model.passes)
     precision = choose_precision(precision)
     config = dataclasses.replace(info.model, remat=False, compute_dtype=precision)
     predict = make_predict_fn(OCLR(config, lanes_here()))
-    return Segmenter(jax.device_put(params), info, predict, precision, passes)
+    return Segmenter(
+        *(jax.device_put(params), info, predict, precision, passes),
+        join_parts=info.model.join_parts,
+    )
 
 
 def _load_geometric(
-    weights: str | os.PathLike | None, precision: str | None, passes: int
+    weights: str | os.PathLike | None, precision: str | None, passes: int | None
 ) -> Segmenter:
     if weights is not None:
         raise UserError("The model geometric has no weights; leave out --weights.")
     config = GeometricConfig()
-    check_passes(passes, config.gaps)
+    passes = choose_passes(passes, config.gaps)
     info = WeightsInfo(config, "geometric", flow={"estimator": "dis"})
     return Segmenter(
         *({}, info, predict_geometric, choose_precision(precision), passes),
@@ -136,10 +144,10 @@ def _load_geometric(
 
 
 def _load_motion_grouping(
-    weights: str | os.PathLike | None, precision: str | None, passes: int
+    weights: str | os.PathLike | None, precision: str | None, passes: int | None
 ) -> Segmenter:
     params, info = load_weights(_given(weights, "motion-grouping"), "motion_grouping")
-    check_passes(passes, info.model.gaps)
+    passes = choose_passes(passes, info.model.gaps)
     precision = choose_precision(precision)
     config = dataclasses.replace(info.model, compute_dtype=precision)
     return Segmenter(
@@ -155,10 +163,10 @@ def _load_motion_grouping(
 
 
 def _load_mask_rcnn(
-    weights: str | os.PathLike | None, precision: str | None, passes: int
+    weights: str | os.PathLike | None, precision: str | None, passes: int | None
 ) -> Segmenter:
     variables, info = load_weights(_given(weights, "mask-rcnn"), "mask_rcnn")
-    check_passes(passes, info.model.gaps)
+    passes = choose_passes(passes, info.model.gaps)
     sees_frames = info.model.inputs != "flow"
     if sees_frames and passes > 1:
         raise UserError("The model mask-rcnn with frames runs in one pass; leave out --passes.")
@@ -260,7 +268,10 @@ def stack_window(shot: int, flows: Sequence[FrameFlow], frames: int) -> FlowWind
 
 
 def predict_layers(segmenter: Segmenter, window: FlowWindow) -> WindowLayers:
-    """Runs the model on one window, in all its passes; padding is left out of the result."""
+    """Runs the model on one window, in all its passes; padding is left out of the result.
+
+    Layers that are parts of one object are joined, if the weights ask for it; see `join_parts`.
+    """
     count = window.count
 
     def predict(flow: Float32[np.ndarray, "n h w c"]) -> tuple[np.ndarray, np.ndarray]:
@@ -274,7 +285,8 @@ def predict_layers(segmenter: Segmenter, window: FlowWindow) -> WindowLayers:
     gaps, passes = segmenter.info.model.gaps, segmenter.passes
     probability, order = predict_passes(predict, window.flow[:count], gaps, passes)
     flow = window.flow[:count]
-    return WindowLayers(window.shot, window.start, probability, order, window.images, flow)
+    layers = WindowLayers(window.shot, window.start, probability, order, window.images, flow)
+    return join_parts(layers) if segmenter.join_parts else layers
 
 
 def overlap_of(model: FlowModelConfig) -> int:

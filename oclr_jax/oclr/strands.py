@@ -18,8 +18,6 @@ MIN_ALONE = 0.35
 MIN_SHOWN = 0.35
 # A mask shows what another one shows if it covers at least this share of it.
 MIN_COVER = 0.6
-# A camera's motion is fitted to the background if it is at least this share of the frame.
-MIN_BACKGROUND = 0.05
 # An object is recognised by at least this many consecutive frames of a layer.
 MIN_PIECE = 3
 
@@ -43,9 +41,7 @@ class Observation(NamedTuple):
     x, y: centre of the amodal mask. area: of the amodal mask. shown: area of its part that no other
     layer covers, which shows this layer even if the predicted depth order is wrong; or, if that is
     less than MIN_ALONE of the mask, of its visible part by the predicted order. colours: colour
-    histogram of that part, of sum 1, or 0 if it is empty. motion: median flow of that part less the
-    camera's, which is an affine motion fitted outside all layers; empty if it is not known or this
-    is the only layer.
+    histogram of that part, of sum 1, or 0 if it is empty.
     """
 
     x: float
@@ -53,7 +49,6 @@ class Observation(NamedTuple):
     area: float
     shown: float
     colours: Float16[np.ndarray, " bins"]
-    motion: tuple[float, ...] = ()
 
     @property
     def is_shown(self) -> bool:
@@ -94,8 +89,6 @@ def observe(window: WindowLayers, index: int) -> list[Observation | None]:
     covered = amodal.sum(axis=-1)
     modal = modal_layers(amodal[None], window.order)[0]
     bins = colour_bins(window.images[index])
-    several = window.flow is not None and np.count_nonzero(amodal.any(axis=(0, 1))) > 1
-    moving = _without_camera(window.flow[index], covered == 0) if several else None
     found: list[Observation | None] = []
     for layer in range(amodal.shape[-1]):
         rows, columns = np.nonzero(amodal[..., layer])
@@ -112,30 +105,9 @@ def observe(window: WindowLayers, index: int) -> list[Observation | None]:
                 area=float(rows.size),
                 shown=float(np.count_nonzero(shown)),
                 colours=colour_histogram(bins, shown),
-                motion=_median(moving, shown),
             )
         )
     return found
-
-
-def _without_camera(
-    flow: Float32[np.ndarray, "h w c"], background: Bool[np.ndarray, "h w"]
-) -> Float32[np.ndarray, "h w c"] | None:
-    """Flow less an affine motion fitted to the background; None if there is hardly any."""
-    if np.count_nonzero(background) < MIN_BACKGROUND * background.size:
-        return None
-    y, x = np.indices(background.shape, np.float32)
-    places = np.stack([np.ones_like(x), x, y], -1)
-    fitted = np.linalg.lstsq(places[background], flow[background], rcond=None)[0]
-    return flow - places @ fitted
-
-
-def _median(
-    moving: Float32[np.ndarray, "h w c"] | None, shown: Bool[np.ndarray, "h w"]
-) -> tuple[float, ...]:
-    if moving is None or not shown.any():
-        return ()
-    return tuple(np.median(moving[shown], axis=0).tolist())
 
 
 def colour_bins(image: UInt8[np.ndarray, "h w 3"]) -> Int[np.ndarray, "h w"]:

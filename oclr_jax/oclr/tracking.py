@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from oclr_jax.oclr.depth import depth_order
-from oclr_jax.oclr.parts import Motions, join_parts
 from oclr_jax.oclr.reidentify import object_ids
 from oclr_jax.oclr.split import split_merged
 from oclr_jax.oclr.strands import Strand, WindowLayers, observe
@@ -48,8 +47,7 @@ def link_windows(
     MIN_LINK_IOU). Amodal masks alone would swap two layers that found the same object, one of which
     hides the other. Of the shared frames the earlier window keeps the first half, so that each mask
     was predicted with frames on both sides. `split_merged` then splits masks of two objects, and
-    `object_ids` cuts the strands and joins the pieces to objects, and `join_parts` joins objects
-    that are parts of one. The depth order of a pair is the
+    `object_ids` cuts the strands and joins the pieces to objects. The depth order of a pair is the
     majority vote of the frames in which both are, and the whole video has one order. Objects that
     are hardly ever visible, or of which the model is not sure, are dropped; at most MAX_OBJECTS
     stay, the largest.
@@ -75,8 +73,7 @@ def link_windows(
         votes |= _votes(window, linked, first)
         previous = window
     split_merged(strands, probabilities)
-    tracks, table, motions = _objects(strands, votes)
-    return _finish(*join_parts(tracks, table, motions, probabilities))
+    return _finish(*_objects(strands, votes))
 
 
 def continued_layers(
@@ -168,16 +165,14 @@ def _votes(window: WindowLayers, linked: list[int | None], first: int) -> dict[i
 
 def _objects(
     strands: list[Strand], votes: dict[int, list[_Vote]]
-) -> tuple[list[Track], dict[tuple[int, int], float], Motions]:
-    """Returns tracks made from strands, without depth, the votes on each pair, and the motions."""
+) -> tuple[list[Track], dict[tuple[int, int], float]]:
+    """Returns tracks made from strands, without depth, and the votes on each pair."""
     ids = object_ids(strands)
     tracks: dict[int, Track] = {}
-    motions: dict[int, dict[int, tuple[float, ...]]] = defaultdict(dict)
     for strand, found in zip(strands, ids, strict=True):
         for frame, id in found.items():
             track = tracks.setdefault(id, Track(id, rank=0, shot=strand.shot))
             track.amodal[frame] = strand.amodal[frame]
-            motions[id][frame] = strand.seen[frame].motion
     for strand, found in zip(strands, ids, strict=True):
         frames = sorted(found)
         for frame, probability in strand.probability.items():
@@ -200,7 +195,7 @@ def _objects(
                 table[min(front, back), max(front, back)] += (
                     vote.weight if front < back else -vote.weight
                 )
-    return [tracks[id] for id in sorted(tracks)], table, motions
+    return [tracks[id] for id in sorted(tracks)], table
 
 
 def _nearest(frames: list[int], frame: int) -> int:

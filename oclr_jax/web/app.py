@@ -29,7 +29,7 @@ from oclr_jax.web.player import Player
 STATIC = Path(__file__).with_name("static")
 # The commands' options that the page offers, by the name that it shows.
 QUALITIES = {
-    "fast": ("--refine", "none"),
+    "fast": ("--refine", "none", "--passes", "1"),
     "standard": (),
     "best": ("--passes", "4"),
 }

@@ -145,6 +145,7 @@ def test_config_survives_json_and_rejects_unknown_fields():
     for change in (
         {"heads": "4"},
         {"order_from": "colour"},
+        {"passes": 3},
         {"colour": 1},
         {"heads": 3},
         {"height": 30},

@@ -185,6 +185,19 @@ def test_the_option_on_both_commands():
         assert options.model == "geometric"
 
 
+def test_the_weights_have_their_own_inference(tmp_path):
+    """Of the weights: passes and joined parts; a number of passes that is given comes first."""
+    shipped = load_segmenter()
+    assert (shipped.passes, shipped.join_parts) == (2, True)
+    assert load_segmenter(passes=1).passes == 1
+    published = dataclasses.replace(shipped.info.model, passes=1, join_parts=False)
+    path = tmp_path / "published.safetensors"
+    save_weights(path, shipped.params, dataclasses.replace(shipped.info, model=published))
+    loaded = load_segmenter(path)
+    assert (loaded.passes, loaded.join_parts) == (1, False)
+    assert load_segmenter(model="geometric").passes == 1
+
+
 def test_what_cannot_be_loaded():
     with pytest.raises(UserError, match="geometric has no weights; leave out --weights"):
         load_segmenter("some.safetensors", model="geometric")

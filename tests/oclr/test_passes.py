@@ -7,7 +7,7 @@ import pytest
 
 from oclr_jax import cli
 from oclr_jax.errors import UserError
-from oclr_jax.oclr.passes import check_passes, mirror_flow, predict_passes, reverse_flow
+from oclr_jax.oclr.passes import choose_passes, mirror_flow, predict_passes, reverse_flow
 from oclr_jax.oclr.predict import FlowWindow, predict_layers
 from oclr_jax.pipeline import segment_video
 from tests.clips import motion_segmenter, moving_clip
@@ -113,10 +113,11 @@ def test_a_short_window_is_reversed_without_its_padding():
 
 def test_what_cannot_be_run():
     with pytest.raises(UserError, match="3 passes; choose 1, 2 or 4"):
-        check_passes(3, (1, -1))
+        choose_passes(3, (1, -1))
     with pytest.raises(UserError, match="at gap 2 but not at -2; choose 1 or 2"):
-        check_passes(4, (1, -1, 2))
-    check_passes(2, (1,))
+        choose_passes(4, (1, -1, 2))
+    assert choose_passes(2, (1,), default=4) == 2
+    assert choose_passes(None, (1, -1)) == 1 and choose_passes(None, (1, -1), default=4) == 4
 
 
 def test_the_option_reaches_the_model_and_the_record(monkeypatch):

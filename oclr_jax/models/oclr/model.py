@@ -42,6 +42,10 @@ class OCLRConfig:
     instance_norm: bool = True  # after every 3x3 convolution; False in the paper's ablation
     gaps: tuple[int, ...] = (1, -1)  # flow gaps in frames, two input channels each
     order_from: str = "head"  # depth order in inference: "head" or "overlap" (`overlap_order`)
+    # In inference, not published: layers that touch and move alike are one; the number of passes
+    # over which each window is averaged, where the user does not say.
+    join_parts: bool = False
+    passes: int = 1
     compute_dtype: str = "float32"  # "float32" or "bfloat16"; parameters stay float32
     remat: bool = False  # recompute blocks in the backward pass: less memory, more time
 
@@ -56,6 +60,8 @@ class OCLRConfig:
             raise ValueError(f"dropout must be in [0, 1): {self.dropout}")
         if self.order_from not in ("head", "overlap"):
             raise ValueError(f"order_from must be head or overlap: {self.order_from!r}")
+        if self.passes not in (1, 2, 4):
+            raise ValueError(f"passes must be 1, 2 or 4: {self.passes!r}")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"compute_dtype must be float32 or bfloat16: {self.compute_dtype!r}")
         if self.channels[-1] % self.heads:
