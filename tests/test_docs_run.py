@@ -97,7 +97,7 @@ def small_model():
     def load_small(weights, precision, passes):
         if weights is not None:
             return load(weights, precision, passes)
-        return dataclasses.replace(motion_segmenter(), passes=passes)
+        return dataclasses.replace(motion_segmenter(), passes=passes or 1)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(predict._LOADERS, "oclr", load_small)
