@@ -70,6 +70,15 @@ def test_the_object_takes_the_layer_of_its_largest_part():
     np.testing.assert_array_equal(after.probability[..., 1], swapped.max(axis=-1))
 
 
+def test_a_part_between_two_others_joins_them():
+    """The part in the middle is the last layer; the others do not touch."""
+    before = window(third=True)
+    swapped = before.probability[..., [0, 2, 1]]
+    after = join_parts(dataclasses.replace(before, probability=swapped))
+    np.testing.assert_array_equal(after.probability[..., 0], swapped.max(axis=-1))
+    assert (after.probability[..., 1:] == 0).all()
+
+
 @pytest.mark.parametrize("join", [False, True])
 def test_the_weights_decide(join):
     made = window()
