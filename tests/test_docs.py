@@ -48,6 +48,8 @@ def attribute(call: ast.Call) -> str:
 
 def check_script(path: str, arguments: list[str]) -> None:
     """The options of a Python script exist, and so do its subcommand and its dataset."""
+    if "--" in arguments:  # what follows goes to another program
+        arguments = arguments[: arguments.index("--")]
     options = declared_options(ROOT / path)
     if path == "launch/benchmark.py":
         speed = ROOT / "launch" / "speed"

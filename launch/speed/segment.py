@@ -23,21 +23,20 @@ _FPS = 24
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `segment`."""
-    parser.add_argument("--weights", help="name or file (default: shipped weights)")
     parser.add_argument("--frames", type=int, nargs="+", default=[100, 1000], help="video lengths")
     parser.add_argument("--height", type=int, default=480, help="frame height in pixels")
     parser.add_argument("--width", type=int, default=854, help="frame width in pixels")
+    parser.add_argument("segment", nargs="*", help="after --: options of `oclr segment`")
 
 
 def main(options: argparse.Namespace) -> None:
     """Prints frames per second, CPU time and peak memory for each length."""
-    weights = ["--weights", options.weights] if options.weights else []
     with tempfile.TemporaryDirectory() as folder:
         frames = _one_scene(options.height, options.width)
         for length in [len(frames), *options.frames]:
             video = Path(folder) / f"{length}.mp4"
             _write(video, frames, length)
-            wall, cpu, peak = _run([str(video), f"{folder}/{length}", *weights])
+            wall, cpu, peak = _run([str(video), f"{folder}/{length}", *options.segment])
             if length != len(frames):
                 print(
                     f"{length} frames of {options.width}x{options.height}: "

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from oclr_jax.oclr.strands import WindowLayers
+from oclr_jax.oclr.strands import MIN_ALONE, WindowLayers
 
 # Two layers are parts of one object if, of the frames of the one that has more, both are in at
 # least this share, and in at least so many frames; ...
@@ -25,9 +25,6 @@ MAX_DIFFERENCE = 0.1
 # the package, this joins the two parts of the swan alone, whose motions differ by 0.08 and 0.06 in
 # its two windows. Others that touch, and whose motions are known, differ by at least 0.12.
 
-# The motion of a layer is known in a frame if no other layer covers at least this share of its
-# mask; two layers that share their pixels move alike whatever they are.
-MIN_ALONE = 0.35
 # A camera's motion is fitted to the background if it is at least this share of the frame.
 MIN_BACKGROUND = 0.05
 
@@ -63,8 +60,9 @@ def layer_motions(
 ) -> Float32[np.ndarray, "t k c"]:
     """Median flow of each layer in each frame less the camera's motion, in pixels of the flow.
 
-    It is that of the pixels that no other layer covers. The camera's is an affine motion fitted
-    outside all layers. NaN where too little of a layer, or of the background, is seen.
+    It is that of the pixels that no other layer covers, since layers that share their pixels move
+    alike whatever they are. The camera's is an affine motion fitted outside all layers. NaN where
+    less than MIN_ALONE of a layer, or less than MIN_BACKGROUND of the frame, is left for the fit.
     """
     motions = np.full((len(flow), amodal.shape[-1], flow.shape[-1]), np.nan, np.float32)
     for field, whole, found in zip(flow, amodal, motions, strict=True):
