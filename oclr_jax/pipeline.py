@@ -21,6 +21,7 @@ from oclr_jax.flow import FlowEstimator, FlowFolder, FrameFlow, open_source, str
 from oclr_jax.flow.source import warn_of_other_flow
 from oclr_jax.oclr.predict import STILL_FLOW, Segmenter, find_tracks, load_segmenter, overlap_of
 from oclr_jax.oclr.tracking import MIN_AREA, MIN_LINK_IOU, MIN_SCORE
+from oclr_jax.refine.depth import order_by_occlusion
 from oclr_jax.refine.refiner import (
     Refiner,
     RefinerVideo,
@@ -83,7 +84,18 @@ def run(
     model = segmenter.info.model
     video = RefinerVideo(clip, tuple(model.gaps), (model.height, model.width), quiet)
     tracks, moves = find_tracks(segmenter, video.remember_flow(flows), video.probabilities)
-    return refine_tracks(refiners, video, tracks), moves
+    tracks = refine_tracks(refiners, video, tracks)
+    if orders_by_occlusion(segmenter, refiners):
+        tracks = order_by_occlusion(video, tracks)
+    return tracks, moves
+
+
+def orders_by_occlusion(segmenter: Segmenter, refiners: Sequence[Refiner]) -> bool:
+    """Whether the depth order comes from refined masks, not from the flow model.
+
+    It does for weights whose layers are composed by confidence, which is no depth order.
+    """
+    return bool(refiners) and segmenter.info.model.order_from == "overlap"
 
 
 def segment_video(
@@ -319,7 +331,9 @@ def describe_settings(
         "overlap": overlap_of(info.model),
         "precision": segmenter.precision,
         "passes": segmenter.passes,
-        "order_from": info.model.order_from,
+        "order_from": (
+            "occlusion" if orders_by_occlusion(segmenter, refiners) else info.model.order_from
+        ),
         "join_parts": segmenter.join_parts,
         "grid": [info.model.height, info.model.width],
         "still_flow": STILL_FLOW,

@@ -19,6 +19,7 @@ NEEDS_DATA = (
     "predict_masks",
     "train",
     "reports/dataset",
+    "reports/depth_order",
     "reports/flow_error",
     "reports/selection",
 )
