@@ -51,7 +51,8 @@ def _paper() -> ConfigDict:
     model.instance_norm = True  # after every 3x3 convolution
     model.gaps = (1, -1)  # flow gaps in frames
     # Depth order for composing layers in inference and validation: the order "head", which is
-    # always trained, or the masks' "overlap" (the layer with the higher logit is in front).
+    # always trained, or the masks' "overlap" (the layer with the higher logit is in front). With
+    # "overlap", the depth order of refined tracks is that of occlusions (refine/depth.py).
     model.order_from = "head"
     # In inference, not in the paper: whether layers of a window that touch and move alike are one,
     # and the number of passes over which a window is averaged (1, 2 or 4; --passes).

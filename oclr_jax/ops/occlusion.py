@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 # As shares of the frame's height: how near to an object the pixels of another one are looked at,
 # and the side of the square over which the motion of an object is averaged.
 NEAR = 1 / 20
-SMOOTH = 1 / 4
+SMOOTH = 1 / 8
 # An object's motion is taken from its mask less its outermost pixels, if at least so many are left.
 _MIN_CORE = 10
 _OUTERMOST = np.ones((3, 3), np.uint8)

@@ -8,7 +8,9 @@ import pytest
 from data_pipelines.synthetic import render
 from data_pipelines.synthetic.tracking_scenes import HEIGHT, SCRIPTS, STOP, WIDTH, tracking_scene
 from launch import benchmark
+from launch.reports.depth_order import score_pairs
 from launch.speed import tracking
+from oclr_jax.pipeline import segment_video
 
 MIN_MAIN_ID = 0.97
 # The flow model moves layers from one object to another here (0.39).
@@ -78,3 +80,14 @@ def _longest_gap(masks: np.ndarray) -> int:
     """Most frames in a row in which an object is not visible, between frames in which it is."""
     visible = "".join("01"[int(one)] for one in masks.any((1, 2))).strip("0")
     return max(map(len, visible.split("1")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cross-once", "cross-fast", "cross-three", "hidden-by-object"])
+def test_refined_objects_are_in_the_right_depth_order(name):
+    """With the shipped weights and the refiner that is the default."""
+    sample = render(tracking_scene(name, tracking.SEED))
+    result = segment_video(sample["video"], refine=("self",))
+    truth = sample["segmentations"], sample["amodal"].astype(bool)
+    pairs = list(score_pairs(result.masks, result.order, *truth))
+    assert pairs and all(iou >= 0.5 and right for iou, right in pairs), pairs
