@@ -48,7 +48,7 @@ class FrameEntry(TypedDict):
     frame: int  # number in the video, from 0
     stem: str  # name of the frame's files, without suffix
     modal: RLE  # the visible part: a refiner's mask if there is one, else from the amodal masks
-    amodal: RLE  # the visible part and what other objects hide, see `tracks.frame_masks`
+    amodal: RLE  # the visible part and what others in front hide, see `tracks.frame_masks`
     box: list[int]  # [x, y, width, height] of the modal mask, in pixels; zeros if it is empty
     area: int  # pixels of the modal mask
     score: float  # mean foreground probability inside the mask; see `Track.frame_score`

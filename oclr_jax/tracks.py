@@ -108,26 +108,25 @@ def frame_masks(
     From front to back, every object takes the pixels of its modal mask, or else of its amodal mask,
     that no object in front of it has taken.
 
-    A modal mask that is not empty also decides about the whole object: where no other object is
-    visible, nothing hides it, so it is only where it is visible.
+    A modal mask that is not empty also decides about the whole object, which is where it is visible
+    and, of its amodal mask, where objects in front of it are.
 
     Returns the id of the object that is visible at each pixel (0 for none), and by id the amodal
     masks, none of which is empty, of the objects that are present.
     """
-    ids, amodal, refined = np.zeros((height, width), np.uint8), {}, set()
+    ids, amodal = np.zeros((height, width), np.uint8), {}
     for track in sorted(tracks, key=lambda track: track.rank):
         whole = np.zeros((height, width), bool)
         if frame in track.amodal:
             whole = resize_mask(track.amodal[frame].decode(), height, width)
         modal = whole
+        in_front = ids > 0
         if frame in track.modal:
             modal = resize_mask(track.modal[frame].decode(), height, width)
             if modal.any():
-                refined.add(track.id)
-        ids[modal & (ids == 0)] = track.id
+                whole = (modal & ~in_front) | (whole & in_front)
+        ids[modal & ~in_front] = track.id
         amodal[track.id] = whole
-    for id in refined:
-        amodal[id] = (ids == id) | (amodal[id] & (ids > 0))
     return ids, {id: mask for id, mask in amodal.items() if mask.any()}
 
 

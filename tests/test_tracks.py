@@ -67,11 +67,12 @@ def test_a_modal_mask_decides_what_is_visible():
     front = Track(2, rank=0, shot=0, amodal={0: stored("##..")}, modal={0: stored("#...")})
     ids, amodal = frame_masks([back, front], 0, 1, 4)
     assert ids.tolist() == [[2, 1, 1, 1]]
-    assert amodal[2].tolist() == [[True, True, False, False]], "hidden by the other one"
+    assert amodal[2].tolist() == [[True, False, False, False]], "nothing is in front of it"
 
 
 def test_a_modal_mask_decides_where_nothing_hides_the_object():
-    """It takes what it shows into the amodal mask, and the rest out unless another object is there.
+    """It takes what it shows into the amodal mask, and the rest out unless an object in front is
+    there.
 
     An object of which nothing is visible keeps the amodal mask of the flow model.
     """
