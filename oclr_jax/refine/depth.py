@@ -9,9 +9,11 @@ from jaxtyping import UInt8
 
 from oclr_jax.flow.resize import resize_flow
 from oclr_jax.oclr.depth import depth_order
+from oclr_jax.ops.metrics import present_ids
 from oclr_jax.ops.occlusion import hidden_pixels
 from oclr_jax.refine.refiner import RefinerVideo
 from oclr_jax.tracks import Track, frame_masks
+from oclr_jax.video.clip import progress
 
 # Masks and flow are compared at SCALE times the height and width of the model grid.
 SCALE = 2
@@ -47,18 +49,18 @@ def order_by_occlusion(video: RefinerVideo, tracks: list[Track]) -> list[Track]:
     before = [track.id for track in sorted(tracks, key=lambda track: track.rank)]
     place = {id: i for i, id in enumerate(before)}
     votes: dict[tuple[int, int], float] = defaultdict(float)
-    for shot in video.clip.shots:
-        for frame in shot:
-            flow = video.flow(frame) if np.unique(visible(frame)).size > 2 else None
-            if flow is None:
+    frames = ((shot, frame) for shot in video.clip.shots for frame in shot)
+    for shot, frame in progress(frames, "ordering", video.clip.count, video.quiet):
+        flow = video.flow(frame) if len(present_ids(visible(frame))) > 1 else None
+        if flow is None:
+            continue
+        for channel, gap in enumerate(video.gaps):
+            if frame + gap not in shot:
                 continue
-            for channel, gap in enumerate(video.gaps):
-                if frame + gap not in shot:
-                    continue
-                field = resize_flow(flow[..., 2 * channel : 2 * channel + 2], height, width)
-                counts = hidden_pixels(visible(frame), visible(frame + gap), field)
-                for (back, front), count in counts.items():
-                    votes[min(back, front), max(back, front)] += count if front < back else -count
+            field = resize_flow(flow[..., 2 * channel : 2 * channel + 2], height, width)
+            counts = hidden_pixels(visible(frame), visible(frame + gap), field)
+            for (back, front), count in counts.items():
+                votes[min(back, front), max(back, front)] += count if front < back else -count
     for low in place:
         for high in place:
             if low < high and not votes.get((low, high)):
