@@ -335,7 +335,8 @@ def test_released_files_reproduce_the_published_pipeline(tmp_path, monkeypatch):
         tokens = tokens[:, 1:].astype(jnp.float16).astype(jnp.float32)
         features.append(tokens.reshape(1, 12, *model.config.grid, 64))
     params = refiners[0].model.params
-    output = selector.Selector(select).apply({"params": params}, images, masks, features[0])
+    apply = jax.jit(selector.Selector(select).apply)
+    output = apply({"params": params}, images, masks, features[0])
     for k, track in enumerate(refined):
         np.testing.assert_allclose(
             [track.quality[frame] for frame in range(12)], output.quality[0, :, k], rtol=1e-3
