@@ -93,9 +93,11 @@ def run(
 def orders_by_occlusion(segmenter: Segmenter, refiners: Sequence[Refiner]) -> bool:
     """Whether the depth order comes from refined masks, not from the flow model.
 
-    It does for weights whose layers are composed by confidence, which is no depth order.
+    It does for weights whose layers are composed by confidence, which is no depth order. `select`
+    alone leaves the masks as they are, so it does not count.
     """
-    return bool(refiners) and segmenter.info.model.order_from == "overlap"
+    refined = any(refiner.name != "select" for refiner in refiners)
+    return refined and segmenter.info.model.order_from == "overlap"
 
 
 def segment_video(

@@ -21,9 +21,9 @@ from oclr_jax.models.oclr import OCLR
 from oclr_jax.oclr import predict
 from oclr_jax.ops.layering import overlap_order
 from oclr_jax.ops.metrics import jaccard
-from oclr_jax.pipeline import segment_to_folder, segment_video
+from oclr_jax.pipeline import orders_by_occlusion, segment_to_folder, segment_video
 from oclr_jax.refine import self_refiner
-from oclr_jax.refine.refiner import REFINERS
+from oclr_jax.refine.refiner import REFINERS, open_refiners
 from oclr_jax.refine.self_refiner import SelfRefiner
 from oclr_jax.video.clip import open_clip
 from oclr_jax.video.png import read_ids
@@ -397,3 +397,24 @@ def test_a_video_of_one_picture_has_no_objects():
     result = segment_video(np.repeat(moving_clip(1), 5, axis=0))
     assert not result.masks.any() and not result.record["video"]["moves"]
     assert result.flow.shape[0] == 5
+
+
+@pytest.mark.parametrize(
+    "order_from, refiners, expected",
+    [
+        ("overlap", ["self"], True),
+        ("overlap", ["appearance"], True),
+        ("overlap", ["select"], False),
+        ("overlap", [], False),
+        ("head", ["self"], False),
+    ],
+)
+def test_refined_masks_give_the_depth_order_where_the_model_has_none(
+    order_from, refiners, expected
+):
+    model = dataclasses.replace(INFO.model, order_from=order_from)
+    segmenter = predict.Segmenter(None, dataclasses.replace(INFO, model=model), never_asked)
+    refiners = open_refiners(refiners)
+    assert orders_by_occlusion(segmenter, refiners) is expected
+    recorded = pipeline.describe_settings(segmenter, None, refiners)["order_from"]
+    assert recorded == ("occlusion" if expected else order_from)

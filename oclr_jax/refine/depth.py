@@ -26,17 +26,16 @@ def order_by_occlusion(video: RefinerVideo, tracks: list[Track]) -> list[Track]:
 
     For each pair of objects, the pixels of one that move under the other, over all frames and gaps,
     are set against those of the other that move under the one, see `hidden_pixels`. Pairs of which
-    nothing is hidden keep the order that they have. Needs masks that end where objects do, so those
-    of a refiner: with masks of the flow model alone it is hardly better than chance.
+    nothing is hidden keep the order that they have. The masks must end where objects do, as those
+    of a refiner; those of the flow model give a wrong order far more often.
 
     Args:
       video: with the flow.
       tracks: after the refiners.
 
-    Returns the tracks with new ranks; nothing else changes. Tracks without refined masks stay as
-    they are.
+    Returns the tracks with new ranks; nothing else changes.
     """
-    if len(tracks) < 2 or not any(track.modal for track in tracks):
+    if len(tracks) < 2:
         return tracks
     height, width = (SCALE * side for side in video.grid)
     held = 2 * max(map(abs, video.gaps)) + 1

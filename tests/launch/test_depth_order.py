@@ -43,7 +43,12 @@ def test_the_command_prints_a_row_for_each_least_iou(data_dir, capsys):
         assert int(right) <= int(found) <= int(pairs)
 
 
-@pytest.mark.parametrize("arguments", [["nowhere"], ["nowhere", "--refine", "sharper"]])
-def test_mistakes_end_in_a_sentence(arguments, capsys):
-    assert depth_order.main(arguments) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+def test_mistakes_end_in_a_sentence(data_dir, capsys):
+    dataset = str(dataset_directory(data_dir, "tiny"))
+    for arguments, word in (
+        (["nowhere"], "nowhere"),
+        ([dataset, "--refine", "sharper"], "sharper"),
+    ):
+        assert depth_order.main([*arguments, "--quiet"]) == 2
+        message = capsys.readouterr().err
+        assert word in message and message.count("\n") == 1

@@ -24,10 +24,10 @@ def visible(front: str) -> dict[str, np.ndarray]:
     return masks
 
 
-def track(id: int, rank: int, masks: np.ndarray, refined: bool = True) -> Track:
+def track(id: int, rank: int, masks: np.ndarray) -> Track:
     stored = {i: StoredMask.encode(mask, mask.astype(np.float32)) for i, mask in enumerate(masks)}
     whole = {i: mask for i, mask in stored.items() if mask.score}
-    return Track(id, rank, shot=0, amodal=whole, modal=stored if refined else {})
+    return Track(id, rank, shot=0, amodal=whole, modal=stored)
 
 
 def ranks(tracks: list[Track]) -> list[int]:
@@ -56,11 +56,8 @@ def test_tracks_of_which_nothing_is_hidden_keep_their_order():
     assert after[2] < after[0]
 
 
-def test_tracks_without_refined_masks_or_without_another_one_stay():
-    masks, video = visible("wall"), SceneVideo(FRAMES)
-    unrefined = [track(1, 0, masks["box"], False), track(2, 1, masks["wall"], False)]
-    assert order_by_occlusion(video, unrefined) is unrefined
-    alone = [track(1, 0, masks["box"])]
+def test_one_track_or_none_stays():
+    video, alone = SceneVideo(FRAMES), [track(1, 0, visible("wall")["box"])]
     assert order_by_occlusion(video, alone) is alone
     assert order_by_occlusion(video, []) == []
 
