@@ -151,6 +151,20 @@ class OclrSyn(tfds.core.ShardBasedBuilder):
             splits={"train": 528, "validation": 48},
         ),
         OclrSynConfig(
+            name="syn_fast",
+            description="Fast objects, most of them blurred: more training data of those weights.",
+            scene=SceneConfig(
+                min_speed=10.0,
+                max_speed=40.0,
+                followed=0.2,
+                blurred=0.8,
+                min_shutter=0.2,
+                max_shutter=0.8,
+            ),
+            splits={"train": 160, "validation": 10},
+            objects=(1, 2, 1, 3),
+        ),
+        OclrSynConfig(
             name="syn_train",
             description="Syn-Train of table B5: 4,608 sequences of 1, 2 and 3 objects.",
             splits={"train": 4608},

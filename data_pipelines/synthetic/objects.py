@@ -113,7 +113,7 @@ def _sample_positions(
         start = rng.normal(0.5, 0.13, 2) * frame
         velocity = rng.normal(0, 0.6, 2) * unit
         return start + velocity * clock[:, None] + sway * rng.uniform(1, 12) * unit
-    speed = log_uniform(rng, config.max_speed / 10, config.max_speed) * unit
+    speed = log_uniform(rng, config.min_speed, config.max_speed) * unit
     angle = rng.normal(0, 0.4) + np.pi * rng.integers(2)
     velocity = speed * np.array([np.cos(angle), np.sin(angle)])
     # In the middle of the clip it is inside the frame.

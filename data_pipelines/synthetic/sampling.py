@@ -79,7 +79,7 @@ def compose_scene(
 def _sample_sensor(rng: np.random.Generator, config: SceneConfig, real: bool) -> Sensor:
     # Real footage has its own motion blur, and its motion is not known exactly.
     blurred = rng.random() < config.blurred and not real
-    shutter = rng.uniform(0.1, 0.5) if blurred else 0.0
+    shutter = rng.uniform(config.min_shutter, config.max_shutter) if blurred else 0.0
     noise = rng.uniform(0.5, config.max_noise) if rng.random() < config.noisy else 0.0
     compressed = rng.random() < config.compressed
     quality = int(rng.integers(config.min_quality, 91)) if compressed else 0

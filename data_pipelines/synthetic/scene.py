@@ -34,7 +34,8 @@ class SceneConfig:
     static_camera: float = 0.2
     # Fastest pan; log-uniform from a 20th of it.
     max_pan: float = 14.0
-    # Fastest object; log-uniform from a tenth of it.
+    # Slowest and fastest object that the camera does not follow; log-uniform.
+    min_speed: float = 1.2
     max_speed: float = 12.0
     # Fraction of objects that the camera follows.
     followed: float = 0.55
@@ -46,8 +47,10 @@ class SceneConfig:
     reflections: float = 0.1
     # Fraction of procedural backdrops with a nearly textureless region, such as sky or road.
     plain: float = 0.4
-    # Fraction of clips with motion blur; the shutter is open for up to half the frame interval.
+    # Fraction of clips with motion blur; the part of the frame interval that the shutter is open.
     blurred: float = 0.3
+    min_shutter: float = 0.1
+    max_shutter: float = 0.5
     # Fraction of clips with sensor noise, and its largest standard deviation in grey levels.
     noisy: float = 0.5
     max_noise: float = 5.0

@@ -19,7 +19,15 @@ from data_pipelines.synthetic import (
 )
 from data_pipelines.synthetic.plan import scene_kind
 from data_pipelines.synthetic.render import HIDDEN, NO_FRAME, OUTSIDE, SEEN
-from data_pipelines.synthetic.scene import BACKGROUND, OCCLUDER, Body, Effect, Part, Sensor
+from data_pipelines.synthetic.scene import (
+    BACKGROUND,
+    OCCLUDER,
+    REFERENCE_WIDTH,
+    Body,
+    Effect,
+    Part,
+    Sensor,
+)
 from data_pipelines.synthetic.shapes import blob, figure, from_mask, polygon
 from data_pipelines.synthetic.textures import power_noise, texture
 from oclr_jax.errors import UserError
@@ -346,6 +354,20 @@ def test_shadow_changes_the_picture_and_no_truth():
         assert abs((after.mean() - columns.mean()) - 20) < 3
         if not mirror:
             assert (shaded["video"] <= bare["video"]).all()
+
+
+def test_speed_and_shutter_have_the_ranges_of_the_config():
+    ranges = {"min_speed": 60.0, "max_speed": 70.0, "min_shutter": 0.6, "max_shutter": 0.8}
+    config = dataclasses.replace(FINE, **ranges, static_camera=1.0, followed=0.0, blurred=1.0)
+    speeds = []
+    for seed in range(15):
+        drawn = scene(seed, 1, config)
+        assert 0.6 <= drawn.sensor.shutter <= 0.8
+        places = drawn.bodies[1].homographies[:, :2, 2] * REFERENCE_WIDTH / config.render_width
+        # The largest of a clip: objects pause in some.
+        speeds.append(np.linalg.norm(np.diff(places, axis=0), axis=1).max())
+    # Each object sways, turns and grows besides.
+    assert 58 <= np.median(speeds) <= 80, speeds
 
 
 def test_sensor_blurs_along_the_motion_and_adds_noise():
