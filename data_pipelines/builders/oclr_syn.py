@@ -152,7 +152,7 @@ class OclrSyn(tfds.core.ShardBasedBuilder):
         ),
         OclrSynConfig(
             name="syn_fast",
-            description="Fast objects, most of them blurred: more training data of those weights.",
+            description="Fast objects, most with motion blur: more training data of those weights.",
             scene=SceneConfig(
                 min_speed=10.0,
                 max_speed=40.0,
