@@ -47,7 +47,7 @@ class SceneConfig:
     reflections: float = 0.1
     # Fraction of procedural backdrops with a nearly textureless region, such as sky or road.
     plain: float = 0.4
-    # Fraction of clips with motion blur; the part of the frame interval that the shutter is open.
+    # Fraction of clips with motion blur, and its shortest and longest exposure in frame intervals.
     blurred: float = 0.3
     min_shutter: float = 0.1
     max_shutter: float = 0.5

@@ -13,7 +13,7 @@ from launch.speed import tracking
 from oclr_jax.pipeline import segment_video
 
 MIN_MAIN_ID = 0.97
-# The flow model moves layers from one object to another here (0.39).
+# The flow model moves layers from one object to another here (0.37).
 LEAST = {"stop-three": 0.35}
 
 
